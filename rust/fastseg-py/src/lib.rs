@@ -1,0 +1,6 @@
+//! The Python module `fastseg._rust`.
+use pyo3::prelude::*;
+
+/// The compiled engine of fastseg.
+#[pymodule]
+mod _rust {}
