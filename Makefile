@@ -1,0 +1,71 @@
+# Everything runs in a virtual environment of the project's own. Each target sets up what it needs:
+# `make demo` the package alone, `make test` also the tools and the rivals that the tests compare with.
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+RUST := Cargo.toml $(wildcard rust/*/Cargo.toml) $(shell find rust -name '*.rs')
+export VIRTUAL_ENV := $(abspath $(VENV))
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-rust test-python test-asan lint format bench gate wheel clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# A stamp in the environment says what has been installed there, and is as old as that.
+$(VENV)/.stamp-venv:
+	@test -n "$(PYTHON)" || { echo "fastseg needs Python 3.10 or newer: install it, or name one: make PYTHON=/path/to/python3"; exit 1; }
+	@command -v cargo >/dev/null || { echo "fastseg needs a Rust toolchain (cargo) to build its engine: see https://rustup.rs"; exit 1; }
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10)' || { echo "$(PYTHON) is too old: fastseg needs Python 3.10 or newer"; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo "No virtual environment: on Debian, 'apt install python3-venv' brings what is missing"; exit 1; }
+	$(BIN)/pip install --quiet 'maturin>=1.12.1,<2'
+	@touch $@
+
+# The engine, compiled for speed, and the package, linked to the sources.
+$(VENV)/.stamp-package: $(VENV)/.stamp-venv pyproject.toml $(RUST)
+	$(BIN)/maturin develop --release --quiet
+	@touch $@
+
+$(VENV)/.stamp-dev: pyproject.toml | $(VENV)/.stamp-package
+	$(BIN)/pip install --quiet 'fastseg-rs[dev]'
+	@touch $@
+
+setup: $(VENV)/.stamp-dev $(VENV)/.stamp-package ## Install everything that tests and benches need into .venv
+
+demo: $(VENV)/.stamp-package ## Refine the photograph in examples/ and write the before/after picture
+	$(BIN)/python examples/demo.py
+
+test: test-rust test-python ## Run every test
+
+test-rust: ## Run the tests of the Rust engine alone
+	cargo test --package fastseg-core
+
+test-python: setup ## Run the Python tests (PYTEST_ARGS='-k refine' picks some)
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-asan: ## Run the engine's tests under AddressSanitizer (needs a nightly toolchain)
+	RUSTFLAGS=-Zsanitizer=address cargo +nightly test --package fastseg-core \
+		--target "$$(rustc -vV | sed -n 's/^host: //p')" --target-dir target/asan
+
+lint: setup ## Check style, types, the stub of the engine, and clippy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/stubtest fastseg._rust
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- --deny warnings
+
+format: setup ## Put the sources into the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	cargo fmt --all
+
+wheel: $(VENV)/.stamp-venv ## Build the wheel and the source distribution into dist/
+	$(BIN)/maturin build --release --sdist --out dist
+
+clean: ## Remove what was built and installed
+	rm -rf $(VENV) target dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find python -name '*.so' -delete

@@ -1,0 +1,54 @@
+"""Fast building blocks for image segmentation.
+
+Importing `fastseg` loads nothing heavy: a submodule is loaded when it is first used, so
+`fastseg.crf.refine(...)` works after a plain `import fastseg`.
+
+Example:
+    >>> import fastseg
+    >>> fastseg.set_num_threads(2)
+    >>> fastseg.get_num_threads()
+    2
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastseg import cli, compat, crf, errors, labelmaps, threads
+    from fastseg.threads import get_num_threads, set_num_threads
+
+    __version__: str
+
+__all__ = [
+    "__version__",
+    "cli",
+    "compat",
+    "crf",
+    "errors",
+    "get_num_threads",
+    "labelmaps",
+    "set_num_threads",
+    "threads",
+]
+
+_SUBMODULES = frozenset({"cli", "compat", "crf", "errors", "labelmaps", "threads"})
+_MEMBERS = {"get_num_threads": "fastseg.threads", "set_num_threads": "fastseg.threads"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"fastseg.{name}")
+    if name in _MEMBERS:
+        value = getattr(importlib.import_module(_MEMBERS[name]), name)
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        value = version("fastseg-rs")
+    else:
+        raise AttributeError(f"module 'fastseg' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
