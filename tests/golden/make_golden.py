@@ -5,8 +5,9 @@ tests depend neither on pydensecrf nor on a random generator. `compat` is stored
 (positive smooths); pydensecrf wants a 1-D one negated.
 
 Keys of a case: NAME/unary (K, N), NAME/q0, q1, q5, q10 (K, N), NAME/kl (pydensecrf's "KL" after
-five updates), and for each kernel k NAME/features{k} (d, N), NAME/compat{k}, NAME/normalization{k}.
-Picture cases also hold NAME/image (H, W, 3): their kernels are Gaussian(3) and bilateral(20, 13).
+five updates) and, for each kernel k, NAME/compat{k} and NAME/normalization{k}. A picture case holds
+NAME/image (H, W, 3), its kernels are Gaussian(3) and bilateral(20, 13); a features case holds
+NAME/features0 (d, N).
 """
 
 from __future__ import annotations
@@ -89,15 +90,9 @@ def picture_case(
         )
         return model
 
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    place = np.stack([x.ravel(), y.ravel()])
-    colors = image.reshape(-1, 3).T.astype(np.float32) / np.float32(COLOR_SIGMA)
-    bilateral = np.concatenate([place / np.float32(BILATERAL_SIGMA), colors])
     return {
         "image": image,
         "unary": unary,
-        "features0": place / np.float32(SPATIAL_SIGMA),
-        "features1": bilateral,
         "compat0": compats[0],
         "compat1": compats[1],
         "normalization0": normalization,
