@@ -1,0 +1,32 @@
+"""Fixtures that every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The folder that holds pyproject.toml."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with real pictures that FASTSEG_DATA names; skips where there is none."""
+    named = os.environ.get("FASTSEG_DATA")
+    if not named:
+        pytest.skip("FASTSEG_DATA is not set: it names the folder with real pictures")
+    folder = ROOT / named
+    if not folder.is_dir():
+        pytest.fail(f"FASTSEG_DATA names {named!r}, which is not a folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """The frozen results of other implementations, with the scripts that made them."""
+    return ROOT / "tests" / "golden"
