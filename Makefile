@@ -3,6 +3,8 @@
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
+GATE_ARGS ?=
 
 BIN := $(VENV)/bin
 RUST := Cargo.toml $(wildcard rust/*/Cargo.toml) $(shell find rust -name '*.rs')
@@ -62,6 +64,12 @@ format: setup ## Put the sources into the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	cargo fmt --all
+
+bench: setup ## Measure against pydensecrf and PyTorch; write tables and JSON (BENCH_ARGS='--help')
+	$(BIN)/python benches/compare.py $(BENCH_ARGS)
+
+gate: setup ## Fail where a measured ratio lies below its limit in benches/limits.toml
+	$(BIN)/python benches/gate.py $(GATE_ARGS)
 
 wheel: $(VENV)/.stamp-venv ## Build the wheel and the source distribution into dist/
 	$(BIN)/maturin build --release --sdist --out dist
