@@ -1,0 +1,145 @@
+"""Fail when fastseg has lost ground to pydensecrf: ratios against the limits in `limits.toml`.
+
+Measures the workloads that have limits, prints every limit with what was measured and exits with 1
+when one is missed. `--from FILE` judges a result that `compare.py` wrote before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import compare
+import implementations
+
+LIMITS = Path(__file__).resolve().parent / "limits.toml"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One limit and what was measured."""
+
+    workload: str
+    what: str
+    limit: float
+    measured: float | None
+    at_least: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether the limit is met; what was not measured is missed."""
+        if self.measured is None:
+            return False
+        if self.at_least:
+            return self.measured >= self.limit
+        return self.measured <= self.limit
+
+
+def checks(results: Sequence[dict[str, Any]], limits: dict[str, Any], memory: bool) -> list[Check]:
+    """Compare results with limits.
+
+    Args:
+        results: Entries of "results" as `compare.py` writes them.
+        limits: Content of `limits.toml`.
+        memory: Whether memory was measured and is judged.
+
+    Returns:
+        One check for each limit of the workloads in the results.
+    """
+    found: list[Check] = []
+    agreement = limits["agreement"]
+    for result in results:
+        name = result["workload"]
+        if name not in limits:
+            continue
+        rows = {row["implementation"]: row for row in result["rows"]}
+        peaks = {peak["implementation"]: peak["megabytes"] for peak in result["memory"]}
+        for key, limit in limits[name].items():
+            kind, count = key.split("_", 1)
+            ours = f"fastseg, {count.replace('_', ' ')}"
+            if kind == "speed":
+                value = rows[ours]["ratio"]["median"] if ours in rows else None
+                found.append(Check(name, key, limit, value, at_least=True))
+            elif kind == "memory" and memory:
+                value = peaks[ours] / peaks["pydensecrf"] if ours in peaks else None
+                found.append(Check(name, key, limit, value, at_least=False))
+        for key, field, at_least in (
+            ("max_difference", "max_abs", False),
+            ("same_label", "argmax_equal", True),
+        ):
+            values = [
+                row["agreement"][field]
+                for label, row in rows.items()
+                if label.startswith("fastseg") and row["agreement"]
+            ]
+            worst = (min(values) if at_least else max(values)) if values else None
+            found.append(Check(name, key, agreement[key], worst, at_least))
+    return found
+
+
+def table(found: Sequence[Check]) -> str:
+    """Write the checks as an aligned table."""
+    header = ("workload", "what", "limit", "measured", "")
+    rows = [header]
+    for check in found:
+        sign = "≥" if check.at_least else "≤"
+        measured = "not measured" if check.measured is None else f"{check.measured:.4g}"
+        verdict = "ok" if check.passed else "MISSED"
+        rows.append((check.workload, check.what, f"{sign} {check.limit:g}", measured, verdict))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure or read, judge, and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    compare.add_options(parser)
+    parser.add_argument("--from", dest="source", metavar="FILE", help="judge this JSON result")
+    options = parser.parse_args(arguments)
+    # Python 3.10 has no tomllib; pytest brings its predecessor along there.
+    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    limits: dict[str, Any] = toml.loads(LIMITS.read_text(encoding="utf-8"))
+    limited = [name for name in limits if name != "agreement"]
+    selected = compare.select(options.workloads, limited)
+    plan = dataclasses.replace(compare.plan_from(options), torch_rounds=0)
+    if options.source:
+        content = json.loads(Path(options.source).read_text(encoding="utf-8"))
+        memory = bool(content["plan"]["memory"]) and not options.no_memory
+        results = [entry for entry in content["results"] if entry["workload"] in selected]
+    else:
+        memory = plan.memory
+        where = compare.machine()
+        if where["load_before"] is not None and where["load_before"] > 0.5:
+            compare.say(f"note: load {where['load_before']} before the run; 2 threads may suffer")
+        try:
+            measured = compare.run(selected, plan)
+        except implementations.DisagreementError as error:
+            compare.say(f"gate: MISSED\n{error}")
+            return 1
+        compare.write(measured, plan, "gate_quick" if options.quick else "gate", where)
+        results = [dataclasses.asdict(result) for result in measured]
+    found = checks(results, limits, memory)
+    missing = sorted(set(selected) & set(limited) - {entry["workload"] for entry in results})
+    print(table(found))
+    missed = sum(not check.passed for check in found) + len(missing)
+    for name in missing:
+        print(f"{name}: no result")
+    if missed or not found:
+        print(f"gate: {missed} of {len(found) + len(missing)} limits MISSED")
+        return 1
+    print(f"gate: all {len(found)} limits met")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
