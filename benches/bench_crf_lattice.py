@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
 import implementations
 import workloads
@@ -78,9 +77,7 @@ def _expected(workload: str) -> Array:
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("workload", WORKLOADS)
 @pytest.mark.parametrize("step", ["build", "filter"])
-def bench_lattice(
-    benchmark: BenchmarkFixture, step: str, workload: str, implementation: str
-) -> None:
+def bench_lattice(benchmark: Any, step: str, workload: str, implementation: str) -> None:
     features, values = _problem(workload)
     engine = IMPLEMENTATIONS[implementation]()
     lattice = engine.build(features)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
 import implementations
 import workloads
@@ -61,7 +61,7 @@ IMPLEMENTATIONS: dict[str, tuple[Callable[[], None], implementations.Refine, flo
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("workload", WORKLOADS)
-def bench_refine(benchmark: BenchmarkFixture, workload: str, implementation: str) -> None:
+def bench_refine(benchmark: Any, workload: str, implementation: str) -> None:
     work = workloads.WORKLOADS[workload]
     values = work.height * work.width * work.labels
     if implementation.startswith("torch") and values > TORCH_LARGEST:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
 STATEMENTS = {
     "nothing": "pass",
@@ -24,7 +24,7 @@ def _run(code: str) -> str:
 
 
 @pytest.mark.parametrize("module", STATEMENTS)
-def bench_import(benchmark: BenchmarkFixture, module: str) -> None:
+def bench_import(benchmark: Any, module: str) -> None:
     loaded = _run(f"import sys\n{STATEMENTS[module]}\nprint(*sys.modules)").split()
     if module.startswith("fastseg"):
         assert not set(HEAVY) & set(loaded), "import fastseg must stay light"

@@ -22,7 +22,8 @@ Probabilities = npt.NDArray[np.float32]
 Picture = npt.NDArray[np.uint8]
 LabelMap = npt.NDArray[np.intp]
 
-_EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "lemur.png"
+_ROOT = Path(__file__).resolve().parent.parent
+_EXAMPLE = _ROOT / "examples" / "lemur.png"
 # Step of the simulated networks' output grid, in pixels.
 _STRIDE = 8
 
@@ -73,12 +74,18 @@ class Workload:
 
 
 def data_folder() -> Path | None:
-    """Return the folder of real data, or None where `FASTSEG_DATA` is unset or not a folder."""
+    """Return the folder of real data, or None where `FASTSEG_DATA` is unset.
+
+    Raises:
+        NotADirectoryError: It is set to something that is not a folder.
+    """
     value = os.environ.get("FASTSEG_DATA")
     if not value:
         return None
-    folder = Path(value)
-    return folder if folder.is_dir() else None
+    folder = _ROOT / value
+    if not folder.is_dir():
+        raise NotADirectoryError(f"FASTSEG_DATA names {value!r}, which is not a folder")
+    return folder
 
 
 def names(kind: str | None = None) -> list[str]:
