@@ -1,0 +1,16 @@
+"""Label maps as pictures: palettes and overlays.
+
+Example:
+    >>> import numpy as np
+    >>> from fastseg import labelmaps
+    >>> image = np.full((4, 6, 3), 200, np.uint8)
+    >>> ids = np.zeros((4, 6), np.uint8)
+    >>> ids[:, 3:] = 1
+    >>> labelmaps.overlay(image, ids, palette="voc").shape
+    (4, 6, 3)
+"""
+
+from fastseg.labelmaps.overlay import contours, overlay
+from fastseg.labelmaps.palettes import PALETTES, colorize, palette
+
+__all__ = ["PALETTES", "colorize", "contours", "overlay", "palette"]
