@@ -1,6 +1,58 @@
-//! The Python module `fastseg._rust`.
+//! The Python module `fastseg._rust`: converts, releases the GIL, maps errors; no loops.
+
+mod crf;
+mod door;
+mod memory;
+
 use pyo3::prelude::*;
 
 /// The compiled engine of fastseg.
-#[pymodule]
-mod _rust {}
+// Free-threaded Python has no stable ABI yet, so this wheel cannot be imported there; until one can
+// be built and tested, nothing is claimed for it.
+#[pymodule(gil_used = true)]
+mod _rust {
+    use fastseg_core::{simd::Level, threads};
+    use pyo3::prelude::*;
+    use pyo3::types::PyDict;
+
+    #[pymodule_export]
+    use crate::crf::{Kernel, Lattice, free_energy, infer, messages, update};
+    #[pymodule_export]
+    use crate::memory::{
+        Workspace, kernel_cache_bytes, kernel_cache_limit, set_kernel_cache_limit,
+    };
+
+    /// What this engine was built as and what it found.
+    #[pyfunction]
+    fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+        let info = PyDict::new(py);
+        info.set_item("version", env!("CARGO_PKG_VERSION"))?;
+        info.set_item("instruction_set", Level::detect().name())?;
+        info.set_item("num_threads", threads::num_threads())?;
+        info.set_item(
+            "profile",
+            if cfg!(debug_assertions) {
+                "debug"
+            } else {
+                "release"
+            },
+        )?;
+        Ok(info)
+    }
+
+    /// How many threads the shared pool has.
+    #[pyfunction]
+    fn num_threads() -> usize {
+        threads::num_threads()
+    }
+
+    /// Gives the shared pool another number of threads.
+    #[pyfunction]
+    fn set_num_threads(py: Python<'_>, threads: usize) {
+        py.detach(|| threads::set_num_threads(threads));
+    }
+
+    /// The most threads that `set_num_threads` takes.
+    #[pymodule_export]
+    const MAX_THREADS: usize = threads::MAX_THREADS;
+}

@@ -1,0 +1,86 @@
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, TypeAlias, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+_F32: TypeAlias = NDArray[np.float32]
+_Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
+_Normalization: TypeAlias = Literal["none", "before", "after", "symmetric"]
+_Kernels: TypeAlias = Sequence[tuple[Kernel, float | _F32]]
+
+MAX_THREADS: Final[int]
+
+def build_info() -> dict[str, Any]: ...
+def num_threads() -> int: ...
+def set_num_threads(threads: int) -> None: ...
+def kernel_cache_bytes() -> int: ...
+def kernel_cache_limit() -> int: ...
+def set_kernel_cache_limit(limit: int) -> None: ...
+
+@final
+class Workspace:
+    def __new__(cls, limit: int) -> Workspace: ...
+    @property
+    def nbytes(self) -> int: ...
+    limit: int
+    def clear(self) -> None: ...
+
+@final
+class Lattice:
+    def __new__(cls, features: _F32, workspace: Workspace) -> Lattice: ...
+    def filter(self, values: _F32, transpose: bool) -> _F32: ...
+    @property
+    def dimension(self) -> int: ...
+    @property
+    def num_points(self) -> int: ...
+    @property
+    def num_vertices(self) -> int: ...
+
+@final
+class Kernel:
+    @staticmethod
+    def spatial(
+        shape: Sequence[int],
+        sigmas: Sequence[float],
+        *,
+        normalization: _Normalization,
+        workspace: Workspace,
+    ) -> Kernel: ...
+    @staticmethod
+    def bilateral(
+        shape: Sequence[int],
+        sigmas: Sequence[float],
+        image: _Pixels,
+        color_sigmas: Sequence[float],
+        *,
+        normalization: _Normalization,
+        workspace: Workspace,
+    ) -> Kernel: ...
+    @staticmethod
+    def features(
+        features: _F32,
+        *,
+        normalization: _Normalization,
+        with_origin: bool,
+        workspace: Workspace,
+    ) -> Kernel: ...
+    @property
+    def num_points(self) -> int: ...
+    @property
+    def num_vertices(self) -> int: ...
+
+def infer(
+    unary: _F32,
+    *,
+    clip: float | None,
+    kernels: _Kernels,
+    iterations: int,
+    tolerance: float | None,
+    labels: bool,
+    progress: Callable[[int, int], object] | None,
+    workspace: Workspace,
+) -> tuple[NDArray[Any], int, list[float]]: ...
+def update(unary: _F32, q: _F32, *, kernels: _Kernels, workspace: Workspace) -> _F32: ...
+def messages(q: _F32, *, kernels: _Kernels, workspace: Workspace) -> _F32: ...
+def free_energy(unary: _F32, q: _F32, *, kernels: _Kernels, workspace: Workspace) -> float: ...

@@ -1,0 +1,34 @@
+"""How many threads the Rust engine uses: one pool, shared by everything."""
+
+from fastseg import _rust
+from fastseg.errors import DtypeError, ParameterError
+
+
+def set_num_threads(threads: int) -> None:
+    """Sets the number of threads of the one pool that everything in Rust shares.
+
+    Results do not depend on it, bit for bit. Without a call it is the environment variable
+    `FASTSEG_NUM_THREADS`, or else the number of processors this process may use. A process forked
+    from one that has used the pool starts a pool of its own, of the same size.
+
+    Args:
+        threads: from 1 to 1024.
+
+    Raises:
+        DtypeError: `threads` is not an integer.
+        ParameterError: `threads` is out of range.
+
+    Example:
+        >>> import fastseg
+        >>> fastseg.set_num_threads(2)
+    """
+    if not isinstance(threads, int) or isinstance(threads, bool):
+        raise DtypeError(f"threads must be an int, got {type(threads).__name__}")
+    if not 1 <= threads <= _rust.MAX_THREADS:
+        raise ParameterError(f"threads must be in 1..{_rust.MAX_THREADS}, got {threads}")
+    _rust.set_num_threads(threads)
+
+
+def get_num_threads() -> int:
+    """The number of threads of the shared pool."""
+    return _rust.num_threads()

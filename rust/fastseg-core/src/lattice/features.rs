@@ -1,0 +1,215 @@
+//! Where each point lies in the space that the lattice tiles.
+
+use super::LatticeError;
+
+/// Points are embedded this many at a time, one per lane.
+pub const BLOCK: usize = 16;
+
+/// One value for each point of a block.
+pub type Lanes = [f32; BLOCK];
+
+/// Image values, channels innermost.
+#[derive(Clone, Copy, Debug)]
+pub enum Pixels<'a> {
+    /// 8-bit.
+    U8(&'a [u8]),
+    /// 16-bit.
+    U16(&'a [u16]),
+    /// Floating point.
+    F32(&'a [f32]),
+}
+
+impl Pixels<'_> {
+    /// Number of values, over all points and channels.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::U8(x) => x.len(),
+            Self::U16(x) => x.len(),
+            Self::F32(x) => x.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    #[inline(always)]
+    fn at(&self, i: usize) -> f32 {
+        match self {
+            Self::U8(x) => f32::from(x[i]),
+            Self::U16(x) => f32::from(x[i]),
+            Self::F32(x) => x[i],
+        }
+    }
+}
+
+/// The features of all points, produced block by block so that they never fill memory.
+#[derive(Clone, Debug)]
+pub enum Features<'a> {
+    /// Given values, `dimension` rows of `points` each, already divided by their sigmas.
+    Planar {
+        /// `dimension × points`, row by row.
+        values: &'a [f32],
+        /// How many features a point has.
+        dimension: usize,
+        /// How many points there are.
+        points: usize,
+    },
+    /// The points of a grid, fastest axis first, followed by the channels of an image.
+    Grid {
+        /// For each axis the coordinate over its sigma, at every index along it.
+        axes: Vec<Vec<f32>>,
+        /// The image and the sigma of each of its channels.
+        color: Option<(Pixels<'a>, Vec<f32>)>,
+    },
+}
+
+impl<'a> Features<'a> {
+    /// The grid of `shape` (slowest axis first, as in memory) with one sigma for each axis.
+    pub fn grid(shape: &[usize], sigmas: &[f32], color: Option<(Pixels<'a>, Vec<f32>)>) -> Self {
+        let axes = shape
+            .iter()
+            .zip(sigmas)
+            .rev()
+            .map(|(&len, &sigma)| (0..len).map(|i| i as f32 / sigma).collect())
+            .collect();
+        Self::Grid { axes, color }
+    }
+
+    /// How many features a point has.
+    pub fn dimension(&self) -> usize {
+        match self {
+            Self::Planar { dimension, .. } => *dimension,
+            Self::Grid { axes, color } => {
+                axes.len() + color.as_ref().map_or(0, |(_, sigmas)| sigmas.len())
+            }
+        }
+    }
+
+    /// How many points there are.
+    pub fn points(&self) -> usize {
+        match self {
+            Self::Planar { points, .. } => *points,
+            Self::Grid { axes, color: None } => axes.iter().map(Vec::len).product(),
+            Self::Grid {
+                color: Some((pixels, sigmas)),
+                ..
+            } => pixels.len() / sigmas.len(),
+        }
+    }
+
+    /// The least and the greatest value of each feature.
+    pub fn bounds(&self) -> Result<Vec<(f32, f32)>, LatticeError> {
+        let bounds: Vec<(f32, f32)> = match self {
+            Self::Planar {
+                values,
+                dimension,
+                points,
+            } => (0..*dimension)
+                .map(|j| min_max(values[j * points..][..*points].iter().copied()))
+                .collect(),
+            Self::Grid { axes, color } => {
+                let axes = axes.iter().map(|axis| min_max(axis.iter().copied()));
+                let channels = color.iter().flat_map(|(pixels, sigmas)| {
+                    let step = sigmas.len();
+                    sigmas.iter().enumerate().map(move |(c, &sigma)| {
+                        let (low, high) = match pixels {
+                            Pixels::U8(x) => min_max_int(&x[c..], step),
+                            Pixels::U16(x) => min_max_int(&x[c..], step),
+                            Pixels::F32(x) => min_max(x[c..].iter().copied().step_by(step)),
+                        };
+                        (low / sigma, high / sigma)
+                    })
+                });
+                axes.chain(channels).collect()
+            }
+        };
+        match bounds
+            .iter()
+            .position(|(low, high)| !low.is_finite() || !high.is_finite())
+        {
+            Some(feature) => Err(LatticeError::NotFinite { feature }),
+            None => Ok(bounds),
+        }
+    }
+
+    /// Writes the features of points `start..start + BLOCK`; past the last point it repeats it.
+    #[inline(always)]
+    pub(super) fn fill(&self, start: usize, out: &mut [Lanes]) {
+        let points = self.points();
+        let count = BLOCK.min(points - start);
+        match self {
+            Self::Planar {
+                values,
+                dimension,
+                points,
+            } => {
+                for (j, lanes) in out.iter_mut().enumerate().take(*dimension) {
+                    lanes[..count].copy_from_slice(&values[j * points + start..][..count]);
+                }
+            }
+            Self::Grid { axes, color } => {
+                let width = axes.first().map_or(1, Vec::len);
+                let (x, row) = (start % width, start / width);
+                let (now, channels) = out.split_at_mut(axes.len());
+                if x + count <= width {
+                    // The usual block lies within one row.
+                    now[0][..count].copy_from_slice(&axes[0][x..x + count]);
+                    let mut rest = row;
+                    for (axis, lanes) in axes.iter().zip(now.iter_mut()).skip(1) {
+                        *lanes = [axis[rest % axis.len()]; BLOCK];
+                        rest /= axis.len();
+                    }
+                } else {
+                    for lane in 0..count {
+                        let mut rest = start + lane;
+                        for (axis, lanes) in axes.iter().zip(now.iter_mut()) {
+                            lanes[lane] = axis[rest % axis.len()];
+                            rest /= axis.len();
+                        }
+                    }
+                }
+                if let Some((pixels, sigmas)) = color {
+                    let step = sigmas.len();
+                    for (c, (sigma, lanes)) in sigmas.iter().zip(channels).enumerate() {
+                        for lane in 0..count {
+                            lanes[lane] = pixels.at((start + lane) * step + c);
+                        }
+                        for value in lanes.iter_mut() {
+                            *value /= sigma;
+                        }
+                    }
+                }
+            }
+        }
+        for lanes in out {
+            for lane in count..BLOCK {
+                lanes[lane] = lanes[count - 1];
+            }
+        }
+    }
+}
+
+fn min_max(values: impl Iterator<Item = f32>) -> (f32, f32) {
+    values.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), x| {
+        // `f32::min` passes over NaN; here one must show.
+        if x.is_nan() {
+            (f32::NAN, f32::NAN)
+        } else {
+            (keep(low, x, x < low), keep(high, x, x > high))
+        }
+    })
+}
+
+fn keep(old: f32, new: f32, replace: bool) -> f32 {
+    if replace { new } else { old }
+}
+
+fn min_max_int<T: Copy + Ord + Into<f32>>(values: &[T], step: usize) -> (f32, f32) {
+    let channel = || values.iter().copied().step_by(step);
+    match (channel().min(), channel().max()) {
+        (Some(low), Some(high)) => (low.into(), high.into()),
+        _ => (0.0, 0.0),
+    }
+}

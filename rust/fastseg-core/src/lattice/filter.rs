@@ -1,0 +1,409 @@
+//! Splat, blur and slice.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::{Band, CHAIN_END, Lattice};
+use crate::control::{Cancelled, Control};
+use crate::memory::{Buffer, Workspace};
+use crate::simd::{Kernel, Level, Simd, dispatch};
+
+/// Chain entries that one task blurs.
+const ENTRIES_PER_TASK: usize = 1 << 12;
+/// Ghosts that one task adds or sets.
+const GHOSTS_PER_TASK: usize = 1 << 12;
+/// Points between two looks at whether to stop.
+pub(crate) const POINTS_PER_CHECK: usize = 1 << 13;
+/// Vectors of one row that are held in registers at a time.
+pub(crate) const VECTORS: usize = 4;
+
+/// The values at the vertices: for each row `stride` floats.
+#[derive(Debug)]
+pub struct Rows {
+    data: Buffer<f32>,
+    stride: usize,
+}
+
+impl Rows {
+    /// Unwritten rows for `lattice`, for `channels` values at each vertex.
+    ///
+    /// One channel is stored as it is; more are padded to whole vectors.
+    pub fn new(lattice: &Lattice, channels: usize, workspace: &Arc<Workspace>) -> Self {
+        let stride = stride(channels);
+        Self {
+            data: workspace.take(lattice.rows() * stride),
+            stride,
+        }
+    }
+
+    /// Floats from one row to the next.
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The rows of one band.
+    pub(crate) fn of(&self, band: &Band) -> &[f32] {
+        &self.data[band.rows.start * self.stride..band.rows.end * self.stride]
+    }
+
+    pub(crate) fn values(&self) -> &[f32] {
+        &self.data
+    }
+
+    pub(crate) fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.data
+    }
+
+    /// The rows of each band.
+    pub(crate) fn split(&mut self, bands: &[Band]) -> Vec<&mut [f32]> {
+        let mut rest = &mut self.data[..];
+        bands
+            .iter()
+            .map(|band| {
+                rest.split_off_mut(..band.rows.len() * self.stride)
+                    .unwrap_or_default()
+            })
+            .collect()
+    }
+}
+
+/// Floats in a row of `channels` values.
+pub(crate) fn stride(channels: usize) -> usize {
+    if channels == 1 {
+        1
+    } else {
+        channels.next_multiple_of(Level::detect().lanes())
+    }
+}
+
+/// A pointer that several threads write through, each to rows of its own.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<T>(pub *mut T);
+// SAFETY: whoever dereferences it states why no two threads touch the same values.
+unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T: Copy> Shared<T> {
+    /// The pointer. A method, so that closures capture the whole and stay `Sync`.
+    #[inline(always)]
+    pub fn get(self) -> *mut T {
+        self.0
+    }
+}
+
+/// In which order the axes are blurred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the first axis to the last.
+    Forward,
+    /// From the last to the first: the transpose.
+    Transposed,
+}
+
+impl Lattice {
+    /// Filters `values` (`channels × points`, row by row) into `out`: slice ∘ blur ∘ splat, times α.
+    ///
+    /// # Panics
+    /// When a slice does not hold `channels × points` floats.
+    pub fn filter(
+        &self,
+        values: &[f32],
+        out: &mut [f32],
+        direction: Direction,
+        workspace: &Arc<Workspace>,
+        control: &Control,
+    ) -> Result<(), Cancelled> {
+        assert!(values.len() == out.len() && values.len().is_multiple_of(self.points().max(1)));
+        let mut rows = Rows::new(self, 1, workspace);
+        let channels = values
+            .chunks_exact(self.points())
+            .zip(out.chunks_exact_mut(self.points()));
+        for (values, out) in channels {
+            self.splat_channel(self.weights(), |i| values[i], &mut rows, control)?;
+            self.blur(&mut rows, direction, None, control)?;
+            let alpha = self.alpha();
+            self.slice_channel(self.weights(), &rows, out, |sum| alpha * sum, control)?;
+        }
+        Ok(())
+    }
+
+    /// Multiplies the weights of each point by a factor.
+    pub(crate) fn scale_weights(&mut self, factor: impl Fn(usize) -> f32 + Sync) {
+        let n = self.dimension() + 1;
+        let chunks = self
+            .weights_mut()
+            .par_chunks_mut(n * POINTS_PER_CHECK)
+            .enumerate();
+        chunks.for_each(|(task, weights)| {
+            for (i, weights) in weights.chunks_exact_mut(n).enumerate() {
+                let factor = factor(task * POINTS_PER_CHECK + i);
+                weights.iter_mut().for_each(|weight| *weight *= factor);
+            }
+        });
+    }
+
+    /// Spreads one value of each point over the vertices.
+    pub(crate) fn splat_channel(
+        &self,
+        weights: &[f32],
+        value: impl Fn(usize) -> f32 + Sync,
+        rows: &mut Rows,
+        control: &Control,
+    ) -> Result<(), Cancelled> {
+        let n = self.dimension() + 1;
+        self.bands()
+            .par_iter()
+            .zip(rows.split(self.bands()))
+            .with_max_len(1)
+            .try_for_each(|(band, rows)| {
+                rows.fill(0.0);
+                let corners = self.corners_of(band).chunks_exact(n);
+                let weights = weights[band.points.start * n..].chunks_exact(n);
+                for (i, (corners, weights)) in band.points.clone().zip(corners.zip(weights)) {
+                    if i % POINTS_PER_CHECK == 0 {
+                        control.check()?;
+                    }
+                    let value = value(i);
+                    for (&corner, &weight) in corners.iter().zip(weights) {
+                        rows[corner as usize] += weight * value;
+                    }
+                }
+                Ok(())
+            })
+    }
+
+    /// Gathers one value for each point from the vertices.
+    pub(crate) fn slice_channel(
+        &self,
+        weights: &[f32],
+        rows: &Rows,
+        out: &mut [f32],
+        finish: impl Fn(f32) -> f32 + Sync,
+        control: &Control,
+    ) -> Result<(), Cancelled> {
+        let n = self.dimension() + 1;
+        let mut rest = out;
+        let parts: Vec<_> = self
+            .bands()
+            .iter()
+            .map(|band| {
+                (
+                    band,
+                    rest.split_off_mut(..band.points.len()).unwrap_or_default(),
+                )
+            })
+            .collect();
+        parts
+            .into_par_iter()
+            .with_max_len(1)
+            .try_for_each(|(band, out)| {
+                let rows = &rows.values()[band.rows.clone()];
+                let corners = self.corners_of(band).chunks_exact(n);
+                let weights = weights[band.points.start * n..].chunks_exact(n);
+                for (i, ((out, corners), weights)) in
+                    out.iter_mut().zip(corners).zip(weights).enumerate()
+                {
+                    if i % POINTS_PER_CHECK == 0 {
+                        control.check()?;
+                    }
+                    let taps = corners.iter().zip(weights);
+                    *out = finish(taps.map(|(&corner, &w)| w * rows[corner as usize]).sum());
+                }
+                Ok(())
+            })
+    }
+
+    /// Mixes neighbouring vertices along every axis: ½, 1, ½, a missing neighbour counting zero.
+    ///
+    /// Ghosts are added to their owners before and set from them after. `scale` (a row) multiplies
+    /// the result; it needs [`Direction::Forward`].
+    pub(crate) fn blur(
+        &self,
+        rows: &mut Rows,
+        direction: Direction,
+        scale: Option<&[f32]>,
+        control: &Control,
+    ) -> Result<(), Cancelled> {
+        debug_assert!(scale.is_none() || direction == Direction::Forward);
+        let stride = rows.stride;
+        let data = Shared(rows.data.as_mut_ptr());
+        self.for_ghosts(|owner, ghost| {
+            // SAFETY: a task has all ghosts of its owners, and no row is both, so no two tasks
+            // touch the same row; rows of a lattice lie inside its `Rows`.
+            unsafe {
+                let owner = std::slice::from_raw_parts_mut(data.get().add(owner * stride), stride);
+                let ghost = std::slice::from_raw_parts(data.get().add(ghost * stride), stride);
+                owner
+                    .iter_mut()
+                    .zip(ghost)
+                    .for_each(|(owner, ghost)| *owner += ghost);
+            }
+        });
+        let last = self.chains.len() - 1;
+        for step in 0..=last {
+            control.check()?;
+            let axis = if direction == Direction::Forward {
+                step
+            } else {
+                last - step
+            };
+            let scale = scale.filter(|_| step == last);
+            chain_tasks(&self.chains[axis])
+                .into_par_iter()
+                .for_each(|chains| {
+                    dispatch(BlurChains {
+                        chains,
+                        data,
+                        stride,
+                        scale,
+                    });
+                });
+        }
+        self.for_ghosts(|owner, ghost| {
+            // SAFETY: every ghost is written once, and owners are only read.
+            unsafe {
+                let from = data.get().add(owner * stride);
+                std::ptr::copy_nonoverlapping(from, data.get().add(ghost * stride), stride);
+            }
+        });
+        Ok(())
+    }
+
+    /// Calls `f(owner, ghost)` for every ghost; all ghosts of one owner in one task, in order.
+    fn for_ghosts(&self, f: impl Fn(usize, usize) + Sync) {
+        let ghosts = &self.ghosts;
+        let boundary = |i: usize| match ghosts.get(i) {
+            None => ghosts.len(),
+            Some(&(owner, _)) if i > 0 => ghosts.partition_point(|&(o, _)| o < owner),
+            Some(_) => 0,
+        };
+        let tasks = ghosts.len().div_ceil(GHOSTS_PER_TASK);
+        (0..tasks).into_par_iter().for_each(|task| {
+            let range = boundary(task * GHOSTS_PER_TASK)..boundary((task + 1) * GHOSTS_PER_TASK);
+            for &(owner, ghost) in &ghosts[range] {
+                f(owner as usize, ghost as usize);
+            }
+        });
+    }
+}
+
+/// Cuts chains into pieces of about [`ENTRIES_PER_TASK`], between chains.
+fn chain_tasks(chains: &[u32]) -> Vec<&[u32]> {
+    let mut tasks = Vec::with_capacity(chains.len() / ENTRIES_PER_TASK + 1);
+    let mut rest = chains;
+    while !rest.is_empty() {
+        let nominal = ENTRIES_PER_TASK.min(rest.len()) - 1;
+        let end = rest[nominal..].iter().position(|row| row & CHAIN_END != 0);
+        let (task, after) = rest.split_at(end.map_or(rest.len(), |end| nominal + end + 1));
+        tasks.push(task);
+        rest = after;
+    }
+    tasks
+}
+
+/// Blurs whole chains in place, carrying the unblurred previous row along.
+struct BlurChains<'a> {
+    chains: &'a [u32],
+    data: Shared<f32>,
+    stride: usize,
+    scale: Option<&'a [f32]>,
+}
+
+impl Kernel for BlurChains<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        if self.stride == 1 {
+            return self.single();
+        }
+        let mut first = 0;
+        while first < self.stride {
+            // SAFETY: `run` has the instruction set of `S`.
+            unsafe {
+                match (self.stride - first) / S::LANES {
+                    1 => self.vectors::<S, 1>(first),
+                    2 => self.vectors::<S, 2>(first),
+                    3 => self.vectors::<S, 3>(first),
+                    _ => self.vectors::<S, VECTORS>(first),
+                }
+            }
+            first += VECTORS * S::LANES;
+        }
+    }
+}
+
+impl BlurChains<'_> {
+    #[inline(always)]
+    fn single(&self) {
+        let scale = self.scale.map_or(1.0, |scale| scale[0]);
+        let mut chains = self.chains.iter();
+        while let Some(&first) = chains.next() {
+            let (mut row, mut before) = (first, 0.0);
+            // SAFETY: every owner row is in one chain of an axis, so in one task; rows of a
+            // lattice lie inside its `Rows`.
+            let at = |row: u32| unsafe { self.data.get().add((row & !CHAIN_END) as usize) };
+            // SAFETY: as above.
+            let mut here = unsafe { *at(row) };
+            loop {
+                let next = if row & CHAIN_END == 0 {
+                    chains.next()
+                } else {
+                    None
+                };
+                // SAFETY: as above.
+                let after = next.map_or(0.0, |&next| unsafe { *at(next) });
+                // SAFETY: as above.
+                unsafe { *at(row) = (here + 0.5 * (before + after)) * scale };
+                let Some(&next) = next else { break };
+                (row, before, here) = (next, here, after);
+            }
+        }
+    }
+
+    /// # Safety
+    /// The instruction set of `S` must be available.
+    #[inline(always)]
+    unsafe fn vectors<S: Simd, const C: usize>(&self, first: usize) {
+        // SAFETY: every owner row is in one chain of an axis, so in one task; rows of a lattice
+        // lie inside its `Rows`, and `first + C * LANES` is within a row.
+        unsafe {
+            let half = S::splat(0.5);
+            let zero = [S::splat(0.0); C];
+            let scale: [S::V; C] = std::array::from_fn(|c| match self.scale {
+                Some(scale) => S::load(scale.as_ptr().add(first + c * S::LANES)),
+                None => S::splat(1.0),
+            });
+            let at = |row: u32| {
+                self.data
+                    .get()
+                    .add((row & !CHAIN_END) as usize * self.stride + first)
+            };
+            let load = |row: u32| -> [S::V; C] {
+                let p = at(row);
+                std::array::from_fn(|c| S::load(p.add(c * S::LANES)))
+            };
+            let mut chains = self.chains.iter();
+            while let Some(&start) = chains.next() {
+                let (mut row, mut before, mut here) = (start, zero, load(start));
+                loop {
+                    let next = if row & CHAIN_END == 0 {
+                        chains.next()
+                    } else {
+                        None
+                    };
+                    let after = next.map_or(zero, |&next| load(next));
+                    let p = at(row);
+                    for c in 0..C {
+                        let sum = S::mul_add(half, S::add(before[c], after[c]), here[c]);
+                        S::store(p.add(c * S::LANES), S::mul(sum, scale[c]));
+                    }
+                    let Some(&next) = next else { break };
+                    (row, before, here) = (next, here, after);
+                }
+            }
+        }
+    }
+}

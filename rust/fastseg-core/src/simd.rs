@@ -1,0 +1,573 @@
+//! Vectors of `f32` as wide as the machine allows, chosen at run time.
+//!
+//! A hot loop is written once, generic over [`Simd`], inside a [`Kernel`]. [`dispatch`] runs it
+//! compiled for the best instruction set that the processor has, so that a wheel built for the
+//! plain baseline is as fast as one built on the machine it runs on.
+
+use std::sync::OnceLock;
+
+/// Where [`Simd::exp2`] stops falling: far below what a probability needs, far above where products
+/// become denormal and slow.
+pub const LOWEST_EXPONENT: f32 = -80.0;
+
+/// The instruction sets that kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// 16 lanes.
+    Avx512,
+    /// 8 lanes with fused multiply-add.
+    Avx2,
+    /// 4 lanes with fused multiply-add (every aarch64).
+    Neon,
+    /// 8 lanes in plain Rust, compiled for whatever the target guarantees.
+    Baseline,
+}
+
+impl Level {
+    /// The best level of this machine, at most the one named in `FASTSEG_SIMD`
+    /// (`avx512`, `avx2`, `neon` or `baseline`), which tests use to reach the others.
+    pub fn detect() -> Self {
+        static LEVEL: OnceLock<Level> = OnceLock::new();
+        *LEVEL.get_or_init(|| Self::best(std::env::var("FASTSEG_SIMD").ok().as_deref()))
+    }
+
+    /// The name as [`Self::detect`] takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Avx512 => "avx512",
+            Self::Avx2 => "avx2",
+            Self::Neon => "neon",
+            Self::Baseline => "baseline",
+        }
+    }
+
+    /// How many floats a vector of this level holds.
+    pub fn lanes(self) -> usize {
+        match self {
+            Self::Avx512 => 16,
+            Self::Avx2 | Self::Baseline => 8,
+            Self::Neon => 4,
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn best(cap: Option<&str>) -> Self {
+        if cap == Some("baseline") || cfg!(miri) {
+            return Self::Baseline;
+        }
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let avx512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq");
+        match (avx512 && cap != Some("avx2"), avx2) {
+            (true, true) => Self::Avx512,
+            (false, true) => Self::Avx2,
+            _ => Self::Baseline,
+        }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    fn best(cap: Option<&str>) -> Self {
+        if cap == Some("baseline") || cfg!(miri) {
+            Self::Baseline
+        } else {
+            Self::Neon
+        }
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    fn best(_cap: Option<&str>) -> Self {
+        Self::Baseline
+    }
+}
+
+/// A vector of `LANES` floats and what can be done with it.
+///
+/// # Safety
+/// The methods may only run where the instruction set of the implementor is available, which
+/// [`dispatch`] sees to. Pointers must be valid for `LANES` floats (`n` for the `_tail` forms);
+/// they need no alignment.
+pub unsafe trait Simd: Copy {
+    /// The vector.
+    type V: Copy;
+    /// How many floats it holds.
+    const LANES: usize;
+
+    /// All lanes `x`.
+    unsafe fn splat(x: f32) -> Self::V;
+    /// `LANES` floats from `p`.
+    unsafe fn load(p: *const f32) -> Self::V;
+    /// `n < LANES` floats from `p`, the other lanes `fill`.
+    unsafe fn load_tail(p: *const f32, n: usize, fill: f32) -> Self::V;
+    /// To `p`.
+    unsafe fn store(p: *mut f32, v: Self::V);
+    /// The first `n < LANES` lanes to `p`.
+    unsafe fn store_tail(p: *mut f32, n: usize, v: Self::V);
+    /// `a + b`.
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`.
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once where the machine can.
+    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger of each pair.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The nearest integer, ties to even.
+    unsafe fn round(a: Self::V) -> Self::V;
+    /// `a * 2^n` for integral `n` in `[-126, 126]`.
+    unsafe fn scale2(a: Self::V, n: Self::V) -> Self::V;
+    /// The sum of all lanes.
+    unsafe fn sum(a: Self::V) -> f32;
+    /// The largest lane.
+    unsafe fn largest(a: Self::V) -> f32;
+
+    /// `2^x` to 1e-7 relative, with `x` taken as at least [`LOWEST_EXPONENT`] and at most its opposite.
+    #[inline(always)]
+    unsafe fn exp2(x: Self::V) -> Self::V {
+        // SAFETY: the same instruction set as the caller's.
+        unsafe {
+            let low = Self::splat(LOWEST_EXPONENT);
+            let x = Self::max(x, low);
+            // min(x, 80) without another trait method: -max(-x, -80).
+            let zero = Self::splat(0.0);
+            let x = Self::sub(zero, Self::max(Self::sub(zero, x), low));
+            let n = Self::round(x);
+            let f = Self::sub(x, n);
+            // Least-squares polynomial for 2^f, |f| ≤ ½, relative error 2e-9.
+            let mut p = Self::splat(1.537_070_5e-4);
+            for c in [
+                1.339_984_8e-3,
+                9.618_374e-3,
+                5.550_329e-2,
+                2.402_264_8e-1,
+                6.931_472e-1,
+                1.0,
+            ] {
+                p = Self::mul_add(p, f, Self::splat(c));
+            }
+            Self::scale2(p, n)
+        }
+    }
+}
+
+/// A computation that can be compiled for every instruction set.
+pub trait Kernel {
+    /// What it returns.
+    type Output;
+    /// The computation; implementors mark it `#[inline(always)]`, as everything it calls.
+    ///
+    /// # Safety
+    /// The instruction set of `S` must be available.
+    unsafe fn run<S: Simd>(self) -> Self::Output;
+}
+
+/// Runs `kernel` compiled for the best instruction set of this machine.
+#[inline]
+pub fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    match Level::detect() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `detect` found every feature that `run_avx512` enables.
+        Level::Avx512 => unsafe { x86::run_avx512(kernel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `detect` found every feature that `run_avx2` enables.
+        Level::Avx2 => unsafe { x86::run_avx2(kernel) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: every aarch64 processor has NEON.
+        Level::Neon => unsafe { kernel.run::<arm::Neon>() },
+        // SAFETY: plain Rust needs no instruction set.
+        _ => unsafe { kernel.run::<Baseline>() },
+    }
+}
+
+/// Plain Rust, eight lanes.
+#[derive(Clone, Copy)]
+pub struct Baseline;
+
+// SAFETY: the methods use no special instructions and touch only the floats that the trait names.
+unsafe impl Simd for Baseline {
+    type V = [f32; 8];
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> [f32; 8] {
+        [x; 8]
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> [f32; 8] {
+        // SAFETY: `p` is valid for eight floats by the trait's contract.
+        unsafe { p.cast::<[f32; 8]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn load_tail(p: *const f32, n: usize, fill: f32) -> [f32; 8] {
+        // SAFETY: `p` is valid for `n` floats by the trait's contract.
+        std::array::from_fn(|i| if i < n { unsafe { *p.add(i) } } else { fill })
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: [f32; 8]) {
+        // SAFETY: `p` is valid for eight floats by the trait's contract.
+        unsafe { p.cast::<[f32; 8]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn store_tail(p: *mut f32, n: usize, v: [f32; 8]) {
+        for (i, x) in v.into_iter().enumerate().take(n) {
+            // SAFETY: `p` is valid for `n` floats by the trait's contract.
+            unsafe { *p.add(i) = x };
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn sub(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    unsafe fn mul(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn mul_add(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
+        // Not f32::mul_add: without the instruction that is a slow library call.
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    unsafe fn max(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn round(a: [f32; 8]) -> [f32; 8] {
+        // Adding and taking away 1.5·2^23 rounds to the nearest integer, ties to even.
+        const MAGIC: f32 = 12_582_912.0;
+        std::array::from_fn(|i| (a[i] + MAGIC) - MAGIC)
+    }
+    #[inline(always)]
+    unsafe fn scale2(a: [f32; 8], n: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| a[i] * f32::from_bits(((n[i] as i32 + 127) as u32) << 23))
+    }
+    #[inline(always)]
+    unsafe fn sum(a: [f32; 8]) -> f32 {
+        ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]))
+    }
+    #[inline(always)]
+    unsafe fn largest(a: [f32; 8]) -> f32 {
+        a.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Kernel, Simd};
+    use std::arch::x86_64::*;
+
+    /// # Safety
+    /// The processor must have the features named.
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,bmi2")]
+    pub unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+        // SAFETY: the features of `Avx512` are enabled here.
+        unsafe { kernel.run::<Avx512>() }
+    }
+
+    /// # Safety
+    /// The processor must have the features named.
+    #[target_feature(enable = "avx2,fma")]
+    pub unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+        // SAFETY: the features of `Avx2` are enabled here.
+        unsafe { kernel.run::<Avx2>() }
+    }
+
+    #[derive(Clone, Copy)]
+    pub struct Avx512;
+
+    // SAFETY: every method only forwards to intrinsics of AVX-512 F, VL, BW and DQ.
+    #[allow(clippy::undocumented_unsafe_blocks)] // each is the one-line forward named above
+    unsafe impl Simd for Avx512 {
+        type V = __m512;
+        const LANES: usize = 16;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> __m512 {
+            unsafe { _mm512_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> __m512 {
+            unsafe { _mm512_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn load_tail(p: *const f32, n: usize, fill: f32) -> __m512 {
+            unsafe { _mm512_mask_loadu_ps(_mm512_set1_ps(fill), ((1u32 << n) - 1) as __mmask16, p) }
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut f32, v: __m512) {
+            unsafe { _mm512_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn store_tail(p: *mut f32, n: usize, v: __m512) {
+            unsafe { _mm512_mask_storeu_ps(p, ((1u32 << n) - 1) as __mmask16, v) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn max(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_max_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn round(a: __m512) -> __m512 {
+            unsafe { _mm512_roundscale_ps::<0>(a) }
+        }
+        #[inline(always)]
+        unsafe fn scale2(a: __m512, n: __m512) -> __m512 {
+            unsafe { _mm512_scalef_ps(a, n) }
+        }
+        #[inline(always)]
+        unsafe fn sum(a: __m512) -> f32 {
+            unsafe { _mm512_reduce_add_ps(a) }
+        }
+        #[inline(always)]
+        unsafe fn largest(a: __m512) -> f32 {
+            unsafe { _mm512_reduce_max_ps(a) }
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    pub struct Avx2;
+
+    #[inline(always)]
+    unsafe fn first_lanes(n: usize) -> __m256i {
+        // SAFETY: AVX2 is available wherever `Avx2` is used.
+        unsafe {
+            let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), lane)
+        }
+    }
+
+    // SAFETY: every method only forwards to intrinsics of AVX, AVX2 and FMA.
+    #[allow(clippy::undocumented_unsafe_blocks)] // each is the short forward named above
+    unsafe impl Simd for Avx2 {
+        type V = __m256;
+        const LANES: usize = 8;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> __m256 {
+            unsafe { _mm256_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> __m256 {
+            unsafe { _mm256_loadu_ps(p) }
+        }
+        #[inline(always)]
+        unsafe fn load_tail(p: *const f32, n: usize, fill: f32) -> __m256 {
+            unsafe {
+                let mask = first_lanes(n);
+                let v = _mm256_maskload_ps(p, mask);
+                _mm256_blendv_ps(_mm256_set1_ps(fill), v, _mm256_castsi256_ps(mask))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut f32, v: __m256) {
+            unsafe { _mm256_storeu_ps(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn store_tail(p: *mut f32, n: usize, v: __m256) {
+            unsafe { _mm256_maskstore_ps(p, first_lanes(n), v) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn max(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_max_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn round(a: __m256) -> __m256 {
+            unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+        }
+        #[inline(always)]
+        unsafe fn scale2(a: __m256, n: __m256) -> __m256 {
+            unsafe {
+                let e = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(n));
+                // Adding to the exponent bits of `a` in [√½, √2] multiplies it by 2^n.
+                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), e))
+            }
+        }
+        #[inline(always)]
+        unsafe fn sum(a: __m256) -> f32 {
+            unsafe {
+                let s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+                let s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+                _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn largest(a: __m256) -> f32 {
+            unsafe {
+                let s = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+                let s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+                _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)))
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use super::Simd;
+    use std::arch::aarch64::*;
+
+    #[derive(Clone, Copy)]
+    pub struct Neon;
+
+    // SAFETY: every method only forwards to NEON intrinsics, which every aarch64 has.
+    #[allow(clippy::undocumented_unsafe_blocks)] // each is the short forward named above
+    unsafe impl Simd for Neon {
+        type V = float32x4_t;
+        const LANES: usize = 4;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> float32x4_t {
+            unsafe { vdupq_n_f32(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> float32x4_t {
+            unsafe { vld1q_f32(p) }
+        }
+        #[inline(always)]
+        unsafe fn load_tail(p: *const f32, n: usize, fill: f32) -> float32x4_t {
+            let lanes: [f32; 4] =
+                std::array::from_fn(|i| if i < n { unsafe { *p.add(i) } } else { fill });
+            unsafe { vld1q_f32(lanes.as_ptr()) }
+        }
+        #[inline(always)]
+        unsafe fn store(p: *mut f32, v: float32x4_t) {
+            unsafe { vst1q_f32(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn store_tail(p: *mut f32, n: usize, v: float32x4_t) {
+            let mut lanes = [0.0; 4];
+            unsafe { vst1q_f32(lanes.as_mut_ptr(), v) };
+            for (i, x) in lanes.into_iter().enumerate().take(n) {
+                unsafe { *p.add(i) = x };
+            }
+        }
+        #[inline(always)]
+        unsafe fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+            unsafe { vaddq_f32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+            unsafe { vsubq_f32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+            unsafe { vmulq_f32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul_add(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+            unsafe { vfmaq_f32(c, a, b) }
+        }
+        #[inline(always)]
+        unsafe fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+            unsafe { vmaxq_f32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn round(a: float32x4_t) -> float32x4_t {
+            unsafe { vrndnq_f32(a) }
+        }
+        #[inline(always)]
+        unsafe fn scale2(a: float32x4_t, n: float32x4_t) -> float32x4_t {
+            unsafe {
+                let e = vshlq_n_s32::<23>(vcvtq_s32_f32(n));
+                vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(a), e))
+            }
+        }
+        #[inline(always)]
+        unsafe fn sum(a: float32x4_t) -> f32 {
+            unsafe { vaddvq_f32(a) }
+        }
+        #[inline(always)]
+        unsafe fn largest(a: float32x4_t) -> f32 {
+            unsafe { vmaxvq_f32(a) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Exp2<'a>(&'a mut [f32]);
+
+    impl Kernel for Exp2<'_> {
+        type Output = ();
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) {
+            for chunk in self.0.chunks_exact_mut(S::LANES) {
+                // SAFETY: the chunk has `LANES` floats.
+                unsafe { S::store(chunk.as_mut_ptr(), S::exp2(S::load(chunk.as_ptr()))) };
+            }
+        }
+    }
+
+    fn check(run: impl Fn(Exp2)) {
+        let x: Vec<f32> = (0..2560).map(|i| i as f32 * 0.0625 - 79.99).collect();
+        let mut y = x.clone();
+        run(Exp2(&mut y));
+        for (x, y) in x.iter().zip(&y) {
+            let exact = f64::from(*x).exp2();
+            assert!(
+                (f64::from(*y) / exact - 1.0).abs() < 2e-7,
+                "2^{x} = {exact}, got {y}"
+            );
+        }
+    }
+
+    #[test]
+    fn exp2_is_accurate_at_every_level() {
+        check(dispatch);
+        // SAFETY: plain Rust needs no instruction set.
+        check(|k| unsafe { k.run::<Baseline>() });
+        #[cfg(target_arch = "x86_64")]
+        if Level::detect() == Level::Avx512 {
+            // SAFETY: a machine with AVX-512 has AVX2.
+            check(|k| unsafe { x86::run_avx2(k) });
+        }
+    }
+
+    #[test]
+    fn exp2_saturates() {
+        let mut y = vec![f32::NEG_INFINITY; 16];
+        y[1] = 1e9;
+        y[2] = -1e9;
+        dispatch(Exp2(&mut y));
+        assert!(y[0] < 1e-24 && y[2] < 1e-24 && y[1] > 1e24 && y[1].is_finite());
+    }
+}

@@ -1,0 +1,435 @@
+//! Lattices, kernels and mean-field inference.
+
+use std::sync::Arc;
+
+use fastseg_core::crf::{
+    Compatibility, Model, Normalization, PairwiseKernel, SpatialKey, Target, Unary, UnaryError,
+};
+use fastseg_core::lattice::{self, Direction, Features, LatticeError, Pixels};
+use numpy::{
+    PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods,
+};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+
+use crate::door;
+use crate::memory::{KERNEL_CACHE, Workspace};
+
+/// A problem with features, as Python sees it: `fastseg.crf` knows what the features mean.
+fn lattice_error(error: LatticeError) -> PyErr {
+    match error {
+        LatticeError::OutOfRange {
+            feature,
+            value,
+            limit,
+        } => PyValueError::new_err(("feature out of range", feature, value, limit)),
+        LatticeError::NotFinite { feature } => {
+            PyValueError::new_err(("feature not finite", feature))
+        }
+        LatticeError::Cancelled => PyRuntimeError::new_err("cancelled"),
+        other => PyValueError::new_err(other.to_string()),
+    }
+}
+
+fn unary_error(error: UnaryError) -> PyErr {
+    match error {
+        UnaryError::Value {
+            label,
+            point,
+            value,
+        } => PyValueError::new_err(("unary value", label, point, value)),
+        UnaryError::Cancelled => PyRuntimeError::new_err("cancelled"),
+    }
+}
+
+fn normalization(name: &str) -> PyResult<Normalization> {
+    match name {
+        "none" => Ok(Normalization::None),
+        "before" => Ok(Normalization::Before),
+        "after" => Ok(Normalization::After),
+        "symmetric" => Ok(Normalization::Symmetric),
+        other => Err(PyValueError::new_err(format!(
+            "unknown normalization {other:?}"
+        ))),
+    }
+}
+
+/// An image, channels last: one row for each point.
+#[derive(FromPyObject)]
+pub enum Image<'py> {
+    /// 8-bit.
+    U8(PyReadonlyArray2<'py, u8>),
+    /// 16-bit.
+    U16(PyReadonlyArray2<'py, u16>),
+    /// Floating point.
+    F32(PyReadonlyArray2<'py, f32>),
+}
+
+impl Image<'_> {
+    fn pixels(&self) -> PyResult<Pixels<'_>> {
+        Ok(match self {
+            Self::U8(x) => Pixels::U8(x.as_slice()?),
+            Self::U16(x) => Pixels::U16(x.as_slice()?),
+            Self::F32(x) => Pixels::F32(x.as_slice()?),
+        })
+    }
+}
+
+/// A compatibility as Python passes it.
+#[derive(FromPyObject)]
+pub enum Compat<'py> {
+    /// Potts weight.
+    Potts(f32),
+    /// A weight for each label.
+    Labels(PyReadonlyArray1<'py, f32>),
+    /// A penalty for each pair of labels.
+    Matrix(PyReadonlyArray2<'py, f32>),
+}
+
+impl Compat<'_> {
+    fn to_core(&self) -> PyResult<Compatibility> {
+        Ok(match self {
+            Self::Potts(weight) => Compatibility::Potts(*weight),
+            Self::Labels(weights) => Compatibility::Labels(weights.as_slice()?.to_vec()),
+            Self::Matrix(matrix) => Compatibility::Matrix(matrix.as_slice()?.to_vec()),
+        })
+    }
+}
+
+/// A permutohedral lattice over given features.
+#[pyclass(frozen, module = "fastseg._rust")]
+pub struct Lattice {
+    lattice: lattice::Lattice,
+    workspace: Arc<fastseg_core::memory::Workspace>,
+}
+
+#[pymethods]
+impl Lattice {
+    /// Builds the lattice of `features`, one row for each feature.
+    #[new]
+    fn new(
+        py: Python<'_>,
+        features: PyReadonlyArray2<'_, f32>,
+        workspace: &Workspace,
+    ) -> PyResult<Self> {
+        let features = planar(&features)?;
+        let lattice = door::through(py, None, |control| {
+            lattice::Lattice::build(&features, false, &workspace.0, control)
+        })?
+        .map_err(lattice_error)?;
+        Ok(Self {
+            lattice,
+            workspace: workspace.0.clone(),
+        })
+    }
+
+    /// Filters every row of `values`; transposed, the exact adjoint of that.
+    fn filter<'py>(
+        &self,
+        py: Python<'py>,
+        values: PyReadonlyArray2<'_, f32>,
+        transpose: bool,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        check_points(values.shape()[1], self.lattice.points())?;
+        let out = PyArray2::<f32>::zeros(py, [values.shape()[0], values.shape()[1]], false);
+        let values = values.as_slice()?;
+        let mut guard = out.readwrite();
+        let slots = guard.as_slice_mut()?;
+        let direction = if transpose {
+            Direction::Transposed
+        } else {
+            Direction::Forward
+        };
+        door::through(py, None, |control| {
+            self.lattice
+                .filter(values, slots, direction, &self.workspace, control)
+        })?
+        .map_err(|error| lattice_error(error.into()))?;
+        drop(guard);
+        Ok(out)
+    }
+
+    /// How many features a point has.
+    #[getter]
+    fn dimension(&self) -> usize {
+        self.lattice.dimension()
+    }
+
+    /// How many points there are.
+    #[getter]
+    fn num_points(&self) -> usize {
+        self.lattice.points()
+    }
+
+    /// How many vertices the points touch.
+    #[getter]
+    fn num_vertices(&self) -> usize {
+        self.lattice.vertices()
+    }
+}
+
+/// A normalised Gaussian kernel over all points.
+#[pyclass(frozen, module = "fastseg._rust")]
+pub struct Kernel(Arc<PairwiseKernel>);
+
+#[pymethods]
+impl Kernel {
+    /// A kernel over the position in a grid, kept for the next image of that shape.
+    #[staticmethod]
+    #[pyo3(signature = (shape, sigmas, *, normalization, workspace))]
+    fn spatial(
+        py: Python<'_>,
+        shape: Vec<usize>,
+        sigmas: Vec<f32>,
+        normalization: &str,
+        workspace: &Workspace,
+    ) -> PyResult<Self> {
+        let normalization = self::normalization(normalization)?;
+        let features = Features::grid(&shape, &sigmas, None);
+        let bits = sigmas.iter().map(|sigma| sigma.to_bits()).collect();
+        let key = SpatialKey {
+            shape,
+            sigmas: bits,
+            normalization,
+        };
+        door::through(py, None, |control| {
+            KERNEL_CACHE.get_or_build(key, || {
+                PairwiseKernel::build(&features, normalization, false, &workspace.0, control)
+            })
+        })?
+        .map(Self)
+        .map_err(lattice_error)
+    }
+
+    /// A kernel over the position in a grid and the channels of an image.
+    #[staticmethod]
+    #[pyo3(signature = (shape, sigmas, image, color_sigmas, *, normalization, workspace))]
+    fn bilateral(
+        py: Python<'_>,
+        shape: Vec<usize>,
+        sigmas: Vec<f32>,
+        image: Image<'_>,
+        color_sigmas: Vec<f32>,
+        normalization: &str,
+        workspace: &Workspace,
+    ) -> PyResult<Self> {
+        let normalization = self::normalization(normalization)?;
+        let pixels = image.pixels()?;
+        check_points(
+            pixels.len(),
+            shape.iter().product::<usize>() * color_sigmas.len(),
+        )?;
+        let features = Features::grid(&shape, &sigmas, Some((pixels, color_sigmas)));
+        Self::build(py, &features, normalization, false, workspace)
+    }
+
+    /// A kernel over given features, one row for each.
+    #[staticmethod]
+    #[pyo3(signature = (features, *, normalization, with_origin, workspace))]
+    fn features(
+        py: Python<'_>,
+        features: PyReadonlyArray2<'_, f32>,
+        normalization: &str,
+        with_origin: bool,
+        workspace: &Workspace,
+    ) -> PyResult<Self> {
+        let normalization = self::normalization(normalization)?;
+        Self::build(
+            py,
+            &planar(&features)?,
+            normalization,
+            with_origin,
+            workspace,
+        )
+    }
+
+    /// How many vertices the points touch.
+    #[getter]
+    fn num_vertices(&self) -> usize {
+        self.0.lattice().vertices()
+    }
+
+    /// How many points there are.
+    #[getter]
+    fn num_points(&self) -> usize {
+        self.0.lattice().points()
+    }
+}
+
+impl Kernel {
+    fn build(
+        py: Python<'_>,
+        features: &Features<'_>,
+        normalization: Normalization,
+        with_origin: bool,
+        workspace: &Workspace,
+    ) -> PyResult<Self> {
+        door::through(py, None, |control| {
+            PairwiseKernel::build(features, normalization, with_origin, &workspace.0, control)
+        })?
+        .map(|kernel| Self(Arc::new(kernel)))
+        .map_err(lattice_error)
+    }
+}
+
+fn planar<'a>(features: &'a PyReadonlyArray2<'_, f32>) -> PyResult<Features<'a>> {
+    let [dimension, points] = [features.shape()[0], features.shape()[1]];
+    Ok(Features::Planar {
+        values: features.as_slice()?,
+        dimension,
+        points,
+    })
+}
+
+fn check_points(got: usize, expected: usize) -> PyResult<()> {
+    if got == expected {
+        return Ok(());
+    }
+    Err(PyValueError::new_err(format!(
+        "{got} values where {expected} were expected"
+    )))
+}
+
+/// What every call of the model takes: kernels with their compatibilities.
+type Kernels<'py> = Vec<(PyRef<'py, Kernel>, Compat<'py>)>;
+
+fn core_kernels(
+    kernels: &Kernels<'_>,
+    labels: usize,
+    points: usize,
+) -> PyResult<Vec<(Arc<PairwiseKernel>, Compatibility)>> {
+    kernels
+        .iter()
+        .map(|(kernel, compat)| {
+            check_points(kernel.0.lattice().points(), points)?;
+            let compat = compat.to_core()?;
+            match &compat {
+                Compatibility::Potts(_) => {}
+                Compatibility::Labels(weights) => check_points(weights.len(), labels)?,
+                Compatibility::Matrix(matrix) => check_points(matrix.len(), labels * labels)?,
+            }
+            Ok((kernel.0.clone(), compat))
+        })
+        .collect()
+}
+
+fn core_unary<'a>(unary: &'a PyReadonlyArray2<'_, f32>, clip: Option<f32>) -> PyResult<Unary<'a>> {
+    let values = unary.as_slice()?;
+    Ok(match clip {
+        Some(clip) => Unary::Probs { values, clip },
+        None => Unary::Energies(values),
+    })
+}
+
+/// Runs mean-field updates from softmax(−U); returns the result, the number of iterations done and
+/// the free energies measured. `unary` holds probabilities if `clip` is given, energies otherwise.
+#[pyfunction]
+#[pyo3(signature = (unary, *, clip, kernels, iterations, tolerance, labels, progress, workspace))]
+#[allow(clippy::too_many_arguments)] // keywords, spelt out in the stub
+pub fn infer<'py>(
+    py: Python<'py>,
+    unary: PyReadonlyArray2<'_, f32>,
+    clip: Option<f32>,
+    kernels: Kernels<'_>,
+    iterations: usize,
+    tolerance: Option<f64>,
+    labels: bool,
+    progress: Option<Py<PyAny>>,
+    workspace: &Workspace,
+) -> PyResult<(Bound<'py, PyAny>, usize, Vec<f64>)> {
+    let [num_labels, points] = [unary.shape()[0], unary.shape()[1]];
+    let kernels = core_kernels(&kernels, num_labels, points)?;
+    let values = core_unary(&unary, clip)?;
+    let progress = progress.as_ref().map(|callback| (callback, iterations));
+    let run = |target: Target<'_>| {
+        door::through(py, progress, |control| {
+            let model = Model::new(num_labels, points, kernels, &workspace.0, control);
+            model.infer(values, iterations, tolerance, target)
+        })?
+        .map_err(unary_error)
+    };
+    let (out, report) = if !labels {
+        let out = PyArray2::<f32>::zeros(py, [num_labels, points], false);
+        let report = run(Target::Probs(out.readwrite().as_slice_mut()?))?;
+        (out.into_any(), report)
+    } else if num_labels <= 256 {
+        let out = PyArray1::<u8>::zeros(py, points, false);
+        let report = run(Target::Labels8(out.readwrite().as_slice_mut()?))?;
+        (out.into_any(), report)
+    } else {
+        let out = PyArray1::<u16>::zeros(py, points, false);
+        let report = run(Target::Labels16(out.readwrite().as_slice_mut()?))?;
+        (out.into_any(), report)
+    };
+    Ok((out, report.iterations, report.energies))
+}
+
+/// One mean-field update of the probabilities `q`.
+#[pyfunction]
+#[pyo3(signature = (unary, q, *, kernels, workspace))]
+pub fn update<'py>(
+    py: Python<'py>,
+    unary: PyReadonlyArray2<'_, f32>,
+    q: PyReadonlyArray2<'_, f32>,
+    kernels: Kernels<'_>,
+    workspace: &Workspace,
+) -> PyResult<Bound<'py, PyArray2<f32>>> {
+    let [labels, points] = [unary.shape()[0], unary.shape()[1]];
+    let kernels = core_kernels(&kernels, labels, points)?;
+    let values = core_unary(&unary, None)?;
+    let q = q.as_slice()?;
+    check_points(q.len(), labels * points)?;
+    let out = PyArray2::<f32>::zeros(py, [labels, points], false);
+    let mut guard = out.readwrite();
+    let target = Target::Probs(guard.as_slice_mut()?);
+    door::through(py, None, |control| {
+        Model::new(labels, points, kernels, &workspace.0, control).update(values, q, target)
+    })?
+    .map_err(unary_error)?;
+    drop(guard);
+    Ok(out)
+}
+
+/// The messages that the probabilities `q` send, as energies, summed over kernels.
+#[pyfunction]
+#[pyo3(signature = (q, *, kernels, workspace))]
+pub fn messages<'py>(
+    py: Python<'py>,
+    q: PyReadonlyArray2<'_, f32>,
+    kernels: Kernels<'_>,
+    workspace: &Workspace,
+) -> PyResult<Bound<'py, PyArray2<f32>>> {
+    let [labels, points] = [q.shape()[0], q.shape()[1]];
+    let kernels = core_kernels(&kernels, labels, points)?;
+    let q = q.as_slice()?;
+    let out = PyArray2::<f32>::zeros(py, [labels, points], false);
+    let mut guard = out.readwrite();
+    let slots = guard.as_slice_mut()?;
+    door::through(py, None, |control| {
+        Model::new(labels, points, kernels, &workspace.0, control).messages(q, slots)
+    })?
+    .map_err(|error| unary_error(error.into()))?;
+    drop(guard);
+    Ok(out)
+}
+
+/// The free energy of the probabilities `q`, in nats.
+#[pyfunction]
+#[pyo3(signature = (unary, q, *, kernels, workspace))]
+pub fn free_energy(
+    py: Python<'_>,
+    unary: PyReadonlyArray2<'_, f32>,
+    q: PyReadonlyArray2<'_, f32>,
+    kernels: Kernels<'_>,
+    workspace: &Workspace,
+) -> PyResult<f64> {
+    let [labels, points] = [unary.shape()[0], unary.shape()[1]];
+    let kernels = core_kernels(&kernels, labels, points)?;
+    let values = core_unary(&unary, None)?;
+    let q = q.as_slice()?;
+    check_points(q.len(), labels * points)?;
+    door::through(py, None, |control| {
+        Model::new(labels, points, kernels, &workspace.0, control).free_energy(values, q)
+    })?
+    .map_err(unary_error)
+}
