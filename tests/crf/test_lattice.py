@@ -117,7 +117,7 @@ def test_coordinates_beyond_16_bits(dimension, scale):
 @pytest.mark.parametrize("dimension", [1, 2, 3, 5, 6, 9])
 def test_transpose_is_the_adjoint(dimension):
     """<filter(a), b> = <a, transpose(b)>, where filter is not its own adjoint."""
-    features = random_features(dimension, scale=2.5)
+    features = random_features(dimension, scale=1.2)
     lattice = PermutohedralLattice(features)
     rng = np.random.default_rng(12)
     a, b = rng.uniform(0, 1, (2, 300)).astype(np.float32)

@@ -8,6 +8,7 @@ import pytest
 from crf.tolerances import ARGMAX_SHARE, Q_ATOL, q_atol
 from fastseg import crf
 from fastseg.crf import refine
+from fastseg.errors import ParameterError, ShapeError
 from references import plain_mean_field
 from references.pictures import made_up_image, made_up_probs
 from references.plain_mean_field import (
@@ -183,6 +184,16 @@ def test_clip_changes_how_sure_a_zero_is():
     assert firm[1, 7, 8] > 0.999
 
 
+def test_a_clip_of_zero_forbids_labels_and_stays_finite():
+    hard = np.zeros((3, *SHAPE), np.float32)
+    hard[0] = 1
+    hard[:, 7, 8] = [0.0, 0.5, 0.5]
+    q = refine(hard, made_up_image(SHAPE), clip=0)
+    assert np.isfinite(q).all()
+    np.testing.assert_allclose(q.sum(0), 1, rtol=0, atol=1e-5)
+    assert q[0, 7, 8] < 1e-6
+
+
 def test_an_all_zero_pixel_counts_as_uniform():
     probs, image = made_up_probs(3, SHAPE), made_up_image(SHAPE)
     probs[:, 3, 4] = 1 / 3
@@ -268,16 +279,20 @@ def test_any_number_of_channels_first_or_last(channels):
 def test_channel_axis_settles_an_ambiguous_shape():
     """A 3x3 picture of three channels could be read either way; -1 is what it defaults to."""
     probs, image = made_up_probs(2, (3, 3)), made_up_image((3, 3))
-    last = refine(probs, image, channel_axis=-1)
-    first = refine(probs, image, channel_axis=0)
-    assert np.abs(last - first).max() > 1e-4
-    np.testing.assert_array_equal(refine(probs, image), last)
+    options = {"iterations": 1, "bilateral_weight": 2.0, "spatial_weight": 0.5}
+    last = refine(probs, image, channel_axis=-1, **options)
+    first = refine(probs, image, channel_axis=0, **options)
+    assert np.abs(last - first).max() > 1e-3
+    np.testing.assert_array_equal(refine(probs, image, **options), last)
 
 
 def test_without_an_image_only_the_spatial_term_counts():
     probs = made_up_probs(3, SHAPE)
     expected = plain_refine(probs, None)
-    np.testing.assert_allclose(refine(probs), expected, rtol=0, atol=Q_ATOL["float32"])
+    actual = refine(probs, bilateral_weight=0)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=Q_ATOL["float32"])
+    with pytest.raises(ParameterError, match=r"image(.|\n)*bilateral_weight"):
+        refine(probs)
 
 
 @pytest.mark.parametrize("spatial", [True, False])
@@ -300,8 +315,6 @@ def test_a_batch_equals_a_loop(size):
     probs = np.stack([made_up_probs(3, SHAPE, seed=s) for s in range(size + 1)])[:size]
     images = np.stack([made_up_image(SHAPE, seed=s) for s in range(size + 1)])[:size]
     if size == 0:
-        from fastseg.errors import ShapeError
-
         with pytest.raises(ShapeError):
             refine(probs, images)
         return
@@ -328,6 +341,93 @@ def test_volumes(channels, spacing):
     expected = plain_refine(probs, image, bilateral=(10.0, 10.0, 13.0), spacing=steps)
     assert actual.shape == probs.shape
     np.testing.assert_allclose(actual, expected, rtol=0, atol=Q_ATOL["float32"])
+
+
+@pytest.mark.parametrize("kind", ["vector", "matrix"])
+def test_compat_scales_the_weights_by_label(kind):
+    """(K,) multiplies both weights label by label; (K, K) holds penalties, times both weights."""
+    probs, image = made_up_probs(3, SHAPE), made_up_image(SHAPE)
+    rng = np.random.default_rng(5)
+    compat = rng.uniform(0.2, 1.5, 3) if kind == "vector" else rng.uniform(0, 1, (3, 3))
+    compat = compat.astype(np.float32)
+    kernels = [
+        PlainKernel(gaussian_features(SHAPE, 3), 3 * compat),
+        PlainKernel(bilateral_features(image, 80, 13), 10 * compat),
+    ]
+    expected = plain_mean_field.infer(unary_from_probs(probs), kernels, 5).reshape(probs.shape)
+    actual = refine(probs, image, compat=compat)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=Q_ATOL["float32"])
+
+
+@pytest.mark.parametrize("normalization", ["none", "before", "after", "symmetric"])
+def test_normalization(normalization):
+    probs, image = made_up_probs(3, SHAPE), made_up_image(SHAPE)
+    scale = 0.02 if normalization == "none" else 1.0
+    kernels = [
+        PlainKernel(gaussian_features(SHAPE, 3), 3 * scale, normalization),
+        PlainKernel(bilateral_features(image, 80, 13), 10 * scale, normalization),
+    ]
+    expected = plain_mean_field.infer(unary_from_probs(probs), kernels, 5).reshape(probs.shape)
+    actual = refine(
+        probs,
+        image,
+        normalization=normalization,
+        spatial_weight=3 * scale,
+        bilateral_weight=10 * scale,
+    )
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=Q_ATOL["float32"])
+
+
+def test_one_sigma_for_each_axis_and_channel():
+    probs, image = made_up_probs(3, SHAPE), made_up_image(SHAPE)
+    expected = plain_refine(
+        probs, image, spatial=(3.0, (2.0, 4.0)), bilateral=(10.0, (40.0, 20.0), (10.0, 20.0, 30.0))
+    )
+    actual = refine(
+        probs,
+        image,
+        spatial_sigma=(2.0, 4.0),
+        bilateral_sigma=(40.0, 20.0),
+        color_sigma=(10.0, 20.0, 30.0),
+    )
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=Q_ATOL["float32"])
+
+
+def test_a_batch_of_volumes_and_ambiguous_shapes():
+    shape = (4, 6, 7)
+    probs = np.stack([made_up_probs(3, shape, seed=s) for s in range(2)])
+    images = np.stack([made_up_image(shape, channels=2, seed=s) for s in range(2)])
+    together = refine(probs, images)
+    assert together.shape == probs.shape
+    for b in range(2):
+        one = refine(probs[b], images[b], spacing=(1, 1, 1))
+        np.testing.assert_array_equal(together[b], one)
+    # (K, D, H, W) with (D, H, W) where K == D could be a batch of pictures: spacing decides.
+    twins = made_up_probs(4, shape)
+    volume = made_up_image(shape, channels=1)[..., 0]
+    with pytest.raises(ShapeError, match="spacing"):
+        refine(twins, volume)
+    as_volume = refine(twins, volume, spacing=(1, 1, 1))
+    as_batch = refine(twins, volume, spacing=(1, 1))
+    np.testing.assert_allclose(as_volume.sum(0), 1, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(as_batch.sum(1), 1, rtol=0, atol=1e-5)
+
+
+def test_a_volume_is_told_by_its_image():
+    shape = (4, 6, 7)
+    probs = made_up_probs(3, shape)
+    for image in (made_up_image(shape), made_up_image(shape)[..., 0]):
+        expected = refine(probs, image, spacing=(1, 1, 1))
+        np.testing.assert_array_equal(refine(probs, image), expected)
+
+
+def test_a_foreground_volume():
+    shape = (4, 6, 7)
+    foreground = made_up_probs(2, shape)[1]
+    image = made_up_image(shape)
+    both = refine(np.stack([1 - foreground, foreground]), image)
+    alone = refine(foreground[None], image, spacing=(1, 1, 1))
+    np.testing.assert_allclose(alone[0], both[1], rtol=0, atol=Q_ATOL["float32"])
 
 
 def test_spacing_scales_pixels_too():

@@ -249,8 +249,7 @@ LONG_CALLS = {
     "refine, tiny": "refine(*case(5, 5, 2), iterations=10**9)",
     "refine, one thread": "(fastseg.set_num_threads(1), "
     "refine(*case(300, 300, 8), iterations=10**7))",
-    "refine, batch": "refine(*(np.repeat(a[None], 1000, axis=0) for a in case(200, 200, 4)), "
-    "iterations=500)",
+    "refine, batch": "refine(*(np.broadcast_to(a, (10**4, *a.shape)) for a in case(200, 200, 4)))",
     "infer": "model.infer(10**7)",
     "infer with tolerance": "model.infer(10**7, tolerance=1e-300)",
 }
