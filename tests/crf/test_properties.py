@@ -66,7 +66,8 @@ def test_a_batch_equals_a_loop(scene, size):
     probs, image, options = scene
     batch = np.stack([np.roll(probs, b, axis=2) for b in range(size)])
     images = np.stack([np.roll(image, 2 * b, axis=0) for b in range(size)])
-    together = refine(batch, images, channel_axis=-1, **options)
+    # Two sizes in spacing say that this is a batch of pictures, even where shapes could be volumes.
+    together = refine(batch, images, channel_axis=-1, spacing=(1, 1), **options)
     for b in range(size):
         alone = refine(batch[b], images[b], channel_axis=-1, **options)
         np.testing.assert_array_equal(together[b], alone)
