@@ -7,6 +7,7 @@ import json
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,16 +190,17 @@ def _add_parameters(group: Any) -> None:
     ):
         group.add_argument(
             f"--{name}",
-            type=_positive,
+            type=_positive_each,
             metavar="PIXELS",
-            help=f"{unit}, in pixels, or in the unit of --spacing (default: {default})",
+            help=f"{unit}, in pixels, or in the unit of --spacing; one number, or one for each "
+            f"axis as Y,X or Z,Y,X (default: {default})",
         )
     group.add_argument(
         "--color-sigma",
-        type=_positive,
+        type=_positive_each,
         metavar="S",
         help="difference in colour that counts as an edge, in the picture's values, 0 … 255 for "
-        "photographs (default: 13)",
+        "photographs; one number, or one for each channel as R,G,B (default: 13)",
     )
     group.add_argument(
         "--normalization",
@@ -219,10 +221,10 @@ def _add_parameters(group: Any) -> None:
     )
     group.add_argument(
         "--tolerance",
-        type=_positive,
+        type=_at_least_zero,
         metavar="T",
-        help="stop before --iterations once the free energy changes by less than this share "
-        "(default: never)",
+        help="stop before --iterations once an update changes the free energy by no more than "
+        "this, in nats a pixel (default: never)",
     )
     group.add_argument(
         "--spacing",
@@ -831,10 +833,13 @@ def _read_compat(path: Path) -> Array:
             compat: Array = np.load(path, allow_pickle=False)
         else:
             separator = "," if suffix_of(path) == ".csv" else None
-            compat = np.loadtxt(path, delimiter=separator, ndmin=1)
+            with warnings.catch_warnings():
+                # An empty file is refused below, by its shape.
+                warnings.simplefilter("ignore", UserWarning)
+                compat = np.loadtxt(path, delimiter=separator, ndmin=1)
     except (OSError, ValueError) as error:
         raise UsageError(f"--compat {path} cannot be read: {error}") from error
-    if compat.ndim not in (1, 2) or compat.dtype.kind not in "fiu":
+    if compat.ndim not in (1, 2) or compat.size == 0 or compat.dtype.kind not in "fiu":
         raise UsageError(
             f"--compat {path} has the shape {compat.shape}; expected numbers (K, K) or (K,)"
         )
@@ -903,6 +908,11 @@ def _positive(text: str) -> float:
     if value <= 0:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return value
+
+
+def _positive_each(text: str) -> float | tuple[float, ...]:
+    numbers = tuple(_positive(part) for part in text.split(","))
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def _at_least_zero(text: str) -> float:
