@@ -111,6 +111,23 @@ def test_matches_frozen_pydensecrf(name):
             np.testing.assert_allclose(ours, case[f"q{n}"], rtol=0, atol=atol)
 
 
+def test_the_extra_points_of_pydensecrf_are_left_out():
+    """Where N % 4 != 0 the native result is the plain lattice's, not pydensecrf's."""
+    name = "picture_11x13_dark"
+    unary, image = GOLDEN[f"{name}/unary"], GOLDEN[f"{name}/image"]
+    crf = DenseCRF(unary=unary.reshape(-1, 11, 13))
+    crf.add_gaussian(sigma=3, compat=GOLDEN[f"{name}/compat0"])
+    crf.add_bilateral(image, sigma=20, color_sigma=13, compat=GOLDEN[f"{name}/compat1"])
+    kernels = [
+        PlainKernel(gaussian_features((11, 13), 3), GOLDEN[f"{name}/compat0"]),
+        PlainKernel(bilateral_features(image, 20, 13), GOLDEN[f"{name}/compat1"]),
+    ]
+    ours = crf.infer(1).reshape(unary.shape)
+    expected = plain_mean_field.infer(unary, kernels, 1)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=Q_ATOL["float32"])
+    assert np.abs(ours - GOLDEN[f"{name}/q1"]).max() > 10 * Q_ATOL["float32"]
+
+
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("kind", COMPATS)
 def test_matches_live_pydensecrf(kind, normalization):

@@ -9,6 +9,13 @@ from hypothesis import strategies as st
 
 from crf.tolerances import Q_ATOL, Q_ATOL_LONG, SUM_RTOL
 from fastseg.crf import DenseCRF, PermutohedralLattice, refine
+from references import plain_mean_field
+from references.plain_mean_field import (
+    PlainKernel,
+    bilateral_features,
+    gaussian_features,
+    unary_from_probs,
+)
 
 SETTINGS = settings(max_examples=40, deadline=None)
 SIZE = st.integers(1, 14)
@@ -47,6 +54,32 @@ def test_rows_sum_to_one_and_stay_in_range(scene):
     assert (q >= 0).all()
     assert (q <= 1 + 1e-6).all()
     np.testing.assert_allclose(q.sum(axis=0), 1, rtol=0, atol=2e-6)
+
+
+@SETTINGS
+@given(scenes(max_labels=24), st.sampled_from(["before", "after", "symmetric"]))
+def test_any_scene_matches_the_plain_reference(scene, normalization):
+    probs, image, options = scene
+    height, width = (n if n > 1 else None for n in probs.shape[1:])
+    shape = tuple(n for n in (height, width) if n) or (1,)
+    kernels = [
+        PlainKernel(
+            gaussian_features(shape, options["spatial_sigma"]),
+            options["spatial_weight"],
+            normalization,
+        ),
+        PlainKernel(
+            bilateral_features(
+                image.reshape(*shape, -1), options["bilateral_sigma"], options["color_sigma"]
+            ),
+            options["bilateral_weight"],
+            normalization,
+        ),
+    ]
+    unary = unary_from_probs(probs)
+    expected = plain_mean_field.infer(unary, kernels, options["iterations"])
+    actual = refine(probs, image, channel_axis=-1, normalization=normalization, **options)
+    np.testing.assert_allclose(actual.reshape(expected.shape), expected, rtol=0, atol=Q_ATOL_LONG)
 
 
 @SETTINGS

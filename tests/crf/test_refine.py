@@ -72,12 +72,15 @@ def test_matches_the_plain_reference_with_every_parameter_changed():
     np.testing.assert_allclose(actual, expected, rtol=0, atol=Q_ATOL["float32"])
 
 
+@pytest.mark.parametrize("shape", [(60, 84), (201, 304)])
 @pytest.mark.parametrize("num_labels", [2, 5, 21])
-def test_matches_live_pydensecrf(num_labels):
+@pytest.mark.parametrize("random_pixels", [False, True])
+def test_matches_live_pydensecrf(num_labels, shape, random_pixels):
     dcrf = pytest.importorskip("pydensecrf.densecrf")
     utils = pytest.importorskip("pydensecrf.utils")
-    shape = (60, 84)
     probs, image = made_up_probs(num_labels, shape), made_up_image(shape)
+    if random_pixels:
+        image = np.random.default_rng(2).integers(0, 256, (*shape, 3), dtype=np.uint8)
     peer = dcrf.DenseCRF2D(shape[1], shape[0], num_labels)
     peer.setUnaryEnergy(utils.unary_from_softmax(probs))
     peer.addPairwiseGaussian(sxy=3, compat=3)
