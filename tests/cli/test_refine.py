@@ -116,6 +116,18 @@ class TestProbabilities:
             np.load(tmp_path / "out" / "photo.npy"), crf.refine(scene.probs, scene.image)
         )
 
+    def test_compressed_tif(self, scene, run, tmp_path):
+        pytest.importorskip("tifffile")
+        Image.fromarray(scene.image).save(tmp_path / "photo.tif", compression="tiff_lzw")
+        outcome = run(
+            *("refine", tmp_path / "photo.tif", "--probs", scene.save_probs()),
+            *("-o", tmp_path / "out"),
+        )
+        assert outcome.code == 0, outcome.err
+        np.testing.assert_array_equal(
+            np.load(tmp_path / "out" / "photo.npy"), crf.refine(scene.probs, scene.image)
+        )
+
     def test_logits(self, scene, run, tmp_path):
         logits = np.log(scene.probs) + 3
         path = scene.save_probs(values=logits)
@@ -1058,6 +1070,8 @@ class TestJson:
         changed = (refined.argmax(0) != scene.probs.argmax(0)).mean()
         assert entry["changed_fraction"] == pytest.approx(changed)
         assert changed > 0
+        assert entry["notes"] == []
+        assert entry["vanished_labels"] == []
         assert Path(entry["outputs"]["overlay"]).exists()
         assert outcome.err == ""
 
@@ -1070,6 +1084,18 @@ class TestJson:
         report = json.loads(outcome.out)
         assert report["ok"] is False
         assert "nope" in report["error"]["message"]
+
+
+def test_vanished_labels_are_told(scene, run, tmp_path):
+    scene.image[:] = 100
+    labels = np.zeros((24, 32), np.uint8)
+    labels[10, 10] = 7
+    Image.fromarray(labels).save(tmp_path / "scene_labels.png")
+    words = ("refine", scene.save_image(), "--labels", tmp_path / "scene_labels.png")
+    outcome = run(*words, "-o", tmp_path / "out", "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["files"][0]["vanished_labels"] == [7]
+    assert "no pixel is left of label 7" in run(*words, "-o", tmp_path / "out").out
 
 
 class TestProcess:

@@ -113,12 +113,12 @@ def pair_up(images: Sequence[Path], sources: Sequence[Path]) -> Pairing:
 def describe_unpaired(pairing: Pairing, option: str) -> str:
     """Say which files found no partner, one per line."""
     lines = []
-    for paths, kind in (
-        (pairing.images_left, f"images without a file in {option}"),
-        (pairing.sources_left, f"files in {option} without an image"),
+    for paths, what, missing in (
+        (pairing.images_left, "image", f"without a file in {option}"),
+        (pairing.sources_left, "file", f"in {option} without an image"),
     ):
         if paths:
-            lines.append(f"{len(paths)} {kind}:")
+            lines.append(f"{len(paths)} {what}{'s' if len(paths) > 1 else ''} {missing}:")
             lines.extend(f"  {path}" for path in paths[:_LISTED])
             if len(paths) > _LISTED:
                 lines.append(f"  … and {len(paths) - _LISTED} more")

@@ -313,7 +313,7 @@ def _read_array(path: Path, key: str | None) -> _Loaded:
         if suffix in (".npy", ".npz"):
             loaded = _read_numpy(path, key)
         elif suffix in (".tif", ".tiff"):
-            loaded = _Loaded(np.asarray(_module("tifffile", path).imread(path)))
+            loaded = _Loaded(_read_tiff(path))
         else:
             loaded = _read_nifti(path)
     except FastsegError:
@@ -355,6 +355,23 @@ def _read_numpy(path: Path, key: str | None) -> _Loaded:
             f"{path.name} holds {len(keys)} arrays ({', '.join(keys) or 'none'}): "
             "choose one with --key"
         )
+
+
+def _read_tiff(path: Path) -> Array:
+    tifffile = _module("tifffile", path)
+    try:
+        return np.asarray(tifffile.imread(path))
+    except ValueError as error:
+        # LZW and JPEG compression need a package more in tifffile, but not in Pillow.
+        if "imagecodecs" not in str(error):
+            raise
+        with Image.open(path) as picture:
+            frames = []
+            for index in range(getattr(picture, "n_frames", 1)):
+                picture.seek(index)
+                plain = picture.convert("RGB") if picture.mode in ("P", "CMYK") else picture
+                frames.append(np.asarray(plain))
+        return frames[0] if len(frames) == 1 else np.stack(frames)
 
 
 def _read_nifti(path: Path) -> _Loaded:

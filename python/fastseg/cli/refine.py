@@ -445,7 +445,9 @@ def _work_off(jobs: Sequence[_Job], arguments: argparse.Namespace, report: dict[
                     message = f"unexpected {type(error).__name__}: {message}"
                 entry["status"] = "failed"
                 entry["error"] = {"type": type(error).__name__, "message": message}
-                line = f"fastseg refine: {job.pair.image.name}: {message}"
+                name = job.pair.image.name
+                prefix = "" if message.startswith(name) else f"{name}: "
+                line = f"fastseg refine: {prefix}{message}"
                 stream = sys.stderr
                 if arguments.debug:
                     line += "\n" + traceback.format_exc()
@@ -483,8 +485,9 @@ def _refine_one(
         entry["colors"] = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in problem.colors.tolist()]
     low, high = float(np.min(guide)), float(np.max(guide))
     entry["image_range"] = [low, high]
+    notes: list[str] = []
     if arguments.intensity == _AUTO and (high > 256 or low < 0):
-        entry["note"] = (
+        notes.append(
             f"the picture's values range from {low:g} to {high:g} and --color-sigma is in these "
             "units; --intensity stretch brings them to 0 … 255"
         )
@@ -504,7 +507,7 @@ def _refine_one(
     began = time.perf_counter()
     if len(problem.label_values) == 1:
         # An empty mask among many is no failure; there is nothing to decide about it.
-        entry["note"] = "one label only: written as it is"
+        notes.append("one label only: written as it is")
         refined = problem.scores if job.returned == "probs" else problem.before
         after = problem.before
     else:
@@ -517,6 +520,16 @@ def _refine_one(
     changed = float(np.mean(after[known] != problem.before[known])) if known.any() else 0.0
     entry["labelled_fraction"] = float(known.mean())
     entry["changed_fraction"] = changed
+    vanished = np.setdiff1d(problem.before[known], after)
+    entry["vanished_labels"] = [int(value) for value in problem.label_values[vanished]]
+    if entry["vanished_labels"]:
+        shown = ", ".join(str(value) for value in entry["vanished_labels"][:8])
+        more = len(entry["vanished_labels"]) - 8
+        notes.append(
+            f"no pixel is left of label {shown}{f' and {more} more' if more > 0 else ''}: lower "
+            "weights or sigmas keep small things"
+        )
+    entry["notes"] = notes
     affine = picture.affine if picture.affine is not None else problem.affine
     result = job.result(arguments.output)
     if job.returned == "labels":
@@ -770,16 +783,20 @@ def _write_overlay(
         guide, before, after = guide[index], before[index], after[index]
         where = f", slice {index}"
     num_classes = len(problem.label_values)
-    colors = problem.colors if problem.colors is not None else palette("distinct", num_classes)
+    own = problem.colors
     names = (
-        [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in problem.colors.tolist()]
-        if problem.colors is not None and problem.palette is problem.colors
+        [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in own.tolist()]
+        if own is not None and problem.palette is own
         else [str(value) for value in problem.label_values.tolist()]
     )
+    if own is not None and (num_classes == 1 or own[1:].max(axis=1).min() < 96):
+        # Such dark colours would not be told apart on a photograph.
+        own = None
+    colors = own if own is not None else palette("distinct", num_classes)
     # Label 0 is the background nearly everywhere; scribbled labels all mean something.
     partial = entry["labelled_fraction"] < 1
     background = 0 if problem.label_values[0] == 0 and not partial else None
-    if background is None and problem.colors is None:
+    if background is None and own is None:
         colors = palette("distinct", num_classes + 1)[1:]
     labelled = f", {100 * entry['labelled_fraction']:.1f} % labelled" if partial else ""
     page = before_after(
@@ -790,7 +807,7 @@ def _write_overlay(
         captions=(
             f"{Path(entry['image']).name}{where}",
             f"before: {num_classes} labels{labelled}",
-            f"after: {100 * entry['changed_fraction']:.2f} % changed",
+            f"after: {100 * entry['changed_fraction']:.2f} %{' of those' if partial else ''} changed",
         ),
         panel_size=panel_size,
     )
@@ -803,7 +820,7 @@ def _summary(entry: dict[str, Any]) -> str:
         f"{outputs}: {reading.size_of(entry['shape'])}, {entry['num_classes']} classes, "
         f"{entry['seconds']:.2f} s, {100 * entry['changed_fraction']:.2f} % of the labels changed"
     )
-    return f"{line}\n  note: {entry['note']}" if "note" in entry else line
+    return "\n  note: ".join([line, *entry["notes"]])
 
 
 def _keywords(arguments: argparse.Namespace) -> dict[str, Any]:
