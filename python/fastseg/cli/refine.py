@@ -798,6 +798,7 @@ def _write_overlay(
     background = 0 if problem.label_values[0] == 0 and not partial else None
     if background is None and own is None:
         colors = palette("distinct", num_classes + 1)[1:]
+    changed = f"{100 * entry['changed_fraction']:.2f} %{' of those' if partial else ''} changed"
     labelled = f", {100 * entry['labelled_fraction']:.1f} % labelled" if partial else ""
     page = before_after(
         as_rgb(guide),
@@ -807,7 +808,7 @@ def _write_overlay(
         captions=(
             f"{Path(entry['image']).name}{where}",
             f"before: {num_classes} labels{labelled}",
-            f"after: {100 * entry['changed_fraction']:.2f} %{' of those' if partial else ''} changed",
+            f"after: {changed}",
         ),
         panel_size=panel_size,
     )
