@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 RUST := Cargo.toml $(wildcard rust/*/Cargo.toml) $(shell find rust -name '*.rs')
 export VIRTUAL_ENV := $(abspath $(VENV))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_QUIET := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-rust test-python test-asan lint format bench gate wheel clean
@@ -23,7 +24,7 @@ $(VENV)/.stamp-venv:
 	@command -v cargo >/dev/null || { echo "fastseg needs a Rust toolchain (cargo) to build its engine: see https://rustup.rs"; exit 1; }
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10)' || { echo "$(PYTHON) is too old: fastseg needs Python 3.10 or newer"; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { echo "No virtual environment: on Debian, 'apt install python3-venv' brings what is missing"; exit 1; }
-	$(BIN)/pip install --quiet 'maturin>=1.12.1,<2'
+	$(BIN)/pip install 'maturin>=1.12.1,<2'
 	@touch $@
 
 # The engine, compiled for speed, and the package, linked to the sources.
@@ -32,7 +33,7 @@ $(VENV)/.stamp-package: $(VENV)/.stamp-venv pyproject.toml $(RUST)
 	@touch $@
 
 $(VENV)/.stamp-dev: pyproject.toml | $(VENV)/.stamp-package
-	$(BIN)/pip install --quiet 'fastseg-rs[dev]'
+	$(BIN)/pip install 'fastseg-rs[dev]'
 	@touch $@
 
 setup: $(VENV)/.stamp-dev $(VENV)/.stamp-package ## Install everything that tests and benches need into .venv

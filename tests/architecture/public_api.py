@@ -40,6 +40,7 @@ def signature(value: object) -> str:
     parameters = [
         parameter.replace(annotation=inspect.Parameter.empty)
         for parameter in given.parameters.values()
+        if not parameter.name.startswith("_")
     ]
     return str(given.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
 

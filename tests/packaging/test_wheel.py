@@ -162,7 +162,7 @@ def test_refine_runs_where_there_is_only_numpy(
 ) -> None:
     package = request.getfixturevalue(kind)
     run(sys.executable, "-m", "venv", "empty", cwd=tmp_path)
-    python = next((tmp_path / "empty").glob("*/python*"))
+    python = tmp_path / "empty" / ("Scripts" if os.name == "nt" else "bin") / "python"
     install = [python, "-m", "pip", "install", "--quiet"]
     run(*install, "numpy", cwd=tmp_path)
     run(*install, "--no-deps", package, cwd=tmp_path, **build_settings)
