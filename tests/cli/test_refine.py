@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from fastseg import crf
+from fastseg.cli import before_after
 from fastseg.cli import refine as command
 from fastseg.cli.refine import NORMALIZATIONS, PRESET_NAMES
 
@@ -699,6 +700,17 @@ class TestOverlay:
         assert (first != second).any(axis=2).mean() > 0.1
         assert (second != third).any(axis=2).mean() > 0.01
         assert (page[:20] < 100).any()
+
+    def test_names_in_any_script_without_a_scalable_font(self, scene, run, tmp_path, monkeypatch):
+        bitmap = before_after.ImageFont.load_default_imagefont()
+        monkeypatch.setattr(before_after, "font", lambda size: bitmap)
+        name = "狐猴 " + "x" * 120
+        outcome = run(
+            *("refine", scene.save_image(f"{name}.png"), "--probs", scene.save_probs()),
+            *("-o", tmp_path / "out", "--overlay"),
+        )
+        assert outcome.code == 0, outcome.err
+        assert size_of(tmp_path / "out" / f"{name}_overlay.png")[0] > 900
 
     def test_large_pictures_are_shrunk_and_wide_ones_stacked(self, scene, run, tmp_path):
         wide = np.tile(scene.image, (4, 16, 1))

@@ -194,8 +194,11 @@ def _wrapped(
 
 
 def _fitted(text: str, face: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if isinstance(face, ImageFont.ImageFont):
+        # The bitmap font knows Latin-1 only; a file may have any name.
+        text = text.encode("latin-1", "replace").decode("latin-1")
     if face.getlength(text) <= width:
         return text
-    while text and face.getlength(text + "…") > width:
+    while text and face.getlength(text + "...") > width:
         text = text[:-1]
-    return text.rstrip() + "…"
+    return text.rstrip() + "..."
