@@ -503,18 +503,39 @@ def test_one_pixel_and_one_label_compute(num_labels, shape):
     np.testing.assert_allclose(q.sum(0), 1, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("num_labels", [21, 400])
+@pytest.mark.parametrize("num_labels", [2, 21, 400])
 def test_images_too_large_for_the_memory(num_labels):
     """Refused at once, with what it would need, before anything is allocated or read."""
     probs = np.broadcast_to(np.float32(1 / num_labels), (num_labels, 30_000, 30_000))
     image = np.broadcast_to(np.uint8(0), (30_000, 30_000, 3))
-    if num_labels == 21 and _total_memory() > 60 * 2**30:
+    if num_labels < 400 and _total_memory() > 60 * 2**30:
         pytest.skip("this machine might have the memory")
     with pytest.raises(MemoryError, match=r"\d(.|\n)*GiB(.|\n)*GiB") as error:
         refine(probs, image)
     needed = [float(x) for x in re.findall(r"([\d.]+) GiB", str(error.value))]
     # At least the result itself.
     assert max(needed) >= num_labels * 9e8 * 4 / 2**30
+
+
+def test_parts_too_large_for_the_memory():
+    if _total_memory() > 60 * 2**30:
+        pytest.skip("this machine might have the memory")
+    with pytest.raises(MemoryError, match="GiB"):
+        DenseCRF(np.broadcast_to(np.float32(0.5), (2, 30_000, 30_000)))
+    with pytest.raises(MemoryError, match="GiB"):
+        PermutohedralLattice(np.broadcast_to(np.float32(0.5), (5, 30_000, 30_000)))
+
+
+def test_a_batch_too_large_for_the_memory():
+    """Each picture is small, their results together are not."""
+    probs = np.broadcast_to(np.float32(0.5), (10**7, 2, 200, 200))
+    image = np.broadcast_to(np.uint8(0), (10**7, 200, 200, 3))
+
+    def progress(done, total):
+        raise AssertionError("it began to work")
+
+    with pytest.raises(MemoryError, match="GiB"):
+        refine(probs, image, progress=progress)
 
 
 def _total_memory():

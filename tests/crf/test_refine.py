@@ -509,12 +509,32 @@ def test_the_cache_changes_no_bit_and_can_be_bounded():
     assert np.abs(other - cold).max() > 1e-4
     spaced = refine(probs, image, spacing=(1.0, 2.0))
     assert np.abs(spaced - cold).max() > 1e-4
+    limit = crf.cache_info().limit
     try:
         crf.set_cache_limit(0)
+        assert crf.cache_info() == (0, 0)
         np.testing.assert_array_equal(refine(probs, image), cold)
+        assert crf.cache_info().nbytes == 0
+        crf.set_cache_limit(2**20)
+        for width in range(40, 80):
+            refine(made_up_probs(2, (40, width)), made_up_image((40, width)))
+            assert crf.cache_info().nbytes <= 2**20
     finally:
-        crf.set_cache_limit(64 * 2**20)
+        crf.set_cache_limit(limit)
     np.testing.assert_array_equal(refine(probs, image), cold)
+    assert crf.cache_info().nbytes > 0
+    crf.clear_cache()
+    assert crf.cache_info().nbytes == 0
+
+
+def test_a_workspace_keeps_no_more_than_its_limit():
+    workspace = crf.Workspace(limit=2**20)
+    refine(made_up_probs(3, (20, 20)), made_up_image((20, 20)), workspace=workspace)
+    assert 0 < workspace.nbytes <= workspace.limit == 2**20
+    refine(made_up_probs(21, (200, 200)), made_up_image((200, 200)), workspace=workspace)
+    assert workspace.nbytes <= 2**20
+    workspace.clear()
+    assert workspace.nbytes == 0
 
 
 def test_progress_is_called_after_every_iteration():
@@ -542,6 +562,28 @@ def test_raising_in_progress_cancels():
         refine(probs, image, iterations=50, progress=progress)
     assert calls == [1, 2]
     np.testing.assert_array_equal(refine(probs, image), expected)
+
+
+def test_progress_may_use_fastseg_itself(restore_threads):
+    """A callback that refines, clears caches or changes the threads neither hangs nor disturbs."""
+    import fastseg
+
+    probs, image = made_up_probs(4, (60, 70)), made_up_image((60, 70))
+    expected = refine(probs, image)
+    workspace = crf.Workspace()
+    nested = []
+
+    def progress(done, total):
+        nested.append(refine(probs, image, workspace=workspace))
+        fastseg.set_num_threads(done)
+        crf.clear_cache()
+        workspace.clear()
+
+    actual = refine(probs, image, progress=progress, workspace=workspace)
+    np.testing.assert_array_equal(actual, expected)
+    assert len(nested) == 5
+    for q in nested:
+        np.testing.assert_array_equal(q, expected)
 
 
 def test_tolerance_stops_early_near_the_fixed_point():

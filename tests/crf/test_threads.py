@@ -249,7 +249,8 @@ LONG_CALLS = {
     "refine, tiny": "refine(*case(5, 5, 2), iterations=10**9)",
     "refine, one thread": "(fastseg.set_num_threads(1), "
     "refine(*case(300, 300, 8), iterations=10**7))",
-    "refine, batch": "refine(*(np.broadcast_to(a, (10**4, *a.shape)) for a in case(200, 200, 4)))",
+    "refine, batch": "refine(*(np.broadcast_to(a, (500, *a.shape)) for a in case(200, 200, 4)), "
+    "iterations=100)",
     "infer": "model.infer(10**7)",
     "infer with tolerance": "model.infer(10**7, tolerance=1e-300)",
 }
