@@ -35,11 +35,11 @@ def normalized(matrix: Array, normalization: str) -> Array:
     if normalization == "none":
         return matrix
     if normalization == "before":
-        return matrix / sums[None, :]
+        return np.asarray(matrix / sums[None, :])
     if normalization == "after":
-        return matrix / sums[:, None]
+        return np.asarray(matrix / sums[:, None])
     if normalization == "symmetric":
-        return matrix / np.sqrt(sums[None, :] * sums[:, None])
+        return np.asarray(matrix / np.sqrt(sums[None, :] * sums[:, None]))
     raise ValueError(normalization)
 
 
@@ -50,7 +50,7 @@ def compatibility_matrix(compat: ArrayLike, num_labels: int) -> Array:
         return -given * np.eye(num_labels)
     if given.ndim == 1:
         return -np.diag(given)
-    return 0.5 * (given + given.T)
+    return np.asarray(0.5 * (given + given.T))
 
 
 def softmax(scores: Array) -> Array:

@@ -13,7 +13,8 @@ def blocks(shape: tuple[int, ...], num_labels: int) -> NDArray[np.int64]:
     grid = np.indices(shape).astype(np.float64)
     middle = np.array([(n - 1) / 2 for n in shape]).reshape(-1, *[1] * len(shape))
     radius = np.sqrt((((grid - middle) / np.maximum(np.array(middle), 1)) ** 2).sum(axis=0))
-    return np.minimum((radius * 1.5 * num_labels / 2).astype(np.int64), num_labels - 1)
+    rings = (radius * 1.5 * num_labels / 2).astype(np.int64)
+    return np.asarray(np.minimum(rings, num_labels - 1))
 
 
 def made_up_image(
@@ -24,7 +25,8 @@ def made_up_image(
     palette = rng.uniform(20, 235, (num_labels, channels))
     clean = palette[blocks(shape, num_labels)]
     ramp = 10 * np.indices(shape)[-1][..., None] / shape[-1]
-    return np.clip(clean + ramp + rng.normal(0, 10, clean.shape), 0, 255).astype(np.uint8)
+    noisy = clean + ramp + rng.normal(0, 10, clean.shape)
+    return np.asarray(np.clip(noisy, 0, 255), dtype=np.uint8)
 
 
 def made_up_probs(

@@ -77,9 +77,9 @@ class PlainKernel:
         """Penalty of every label at every point, (K, N): negative where the label is encouraged."""
         filtered = self.lattice.filter(q * self.before) * self.after
         if self.compat.ndim == 0:
-            return -self.compat * filtered
+            return np.asarray(-self.compat * filtered)
         if self.compat.ndim == 1:
-            return -self.compat[:, None] * filtered
+            return np.asarray(-self.compat[:, None] * filtered)
         symmetric = np.float32(0.5) * (self.compat + self.compat.T)
         return np.asarray(symmetric @ filtered, dtype=np.float32)
 
