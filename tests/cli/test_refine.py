@@ -81,7 +81,8 @@ class TestProbabilities:
         probs = tmp_path / "scene_prob.png"
         assert run("refine", scene.save_image(), "--probs", probs, "-o", tmp_path / "out").code == 0
         written = np.asarray(Image.open(tmp_path / "out" / "scene.png"))
-        assert written.dtype == stored.dtype
+        # Older versions of Pillow open 16 bits of grey as 32.
+        assert (written.dtype.itemsize == 1) == (bits == 8)
         reference = crf.refine((stored / peak).astype(np.float32), scene.image)
         np.testing.assert_allclose(written / peak, reference, atol=0.51 / peak)
 
@@ -702,7 +703,9 @@ class TestOverlay:
         assert (page[:20] < 100).any()
 
     def test_names_in_any_script_without_a_scalable_font(self, scene, run, tmp_path, monkeypatch):
-        bitmap = before_after.ImageFont.load_default_imagefont()
+        # Pillow before 10.1 has no other default font, and no name for this one.
+        fonts = before_after.ImageFont
+        bitmap = getattr(fonts, "load_default_imagefont", fonts.load_default)()
         monkeypatch.setattr(before_after, "font", lambda size: bitmap)
         name = "狐猴 " + "x" * 120
         outcome = run(
