@@ -86,8 +86,8 @@ def dist(
     # The files of an sdist carry a fixed date, so cargo would take an older build for a fresh one.
     clean = ["cargo", "clean", "--release", "--package", "fastseg-core", "--package", "fastseg-py"]
     run(*clean, cwd=source, **build_settings)
-    command = [sys.executable, "-m", "maturin", "build", "--release", "--sdist", "--out", "dist"]
-    run(*command, cwd=source, **build_settings)
+    build = [sys.executable, "-m", "maturin", "build", "--release", "--sdist", "--out", "dist"]
+    run(*build, "--interpreter", sys.executable, cwd=source, **build_settings)
     return source / "dist"
 
 
