@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crf.tolerances import EXACT_Q_MAX, EXACT_Q_MEAN, Q_ATOL, Q_ATOL_LONG
+from crf.tolerances import EXACT_ARGMAX_SHARE, EXACT_Q, Q_ATOL, Q_ATOL_LONG
 from fastseg.crf import DenseCRF
 from references import exact_mean_field, plain_mean_field
 from references.pictures import made_up_image, made_up_probs
@@ -163,39 +163,39 @@ def test_matches_live_pydensecrf(kind, normalization):
 @pytest.mark.parametrize("normalization", ["before", "after", "symmetric"])
 @pytest.mark.parametrize("kind", COMPATS)
 def test_lattice_approximates_the_exact_mean_field(kind, normalization):
-    """How closely the lattice approximates exact Gaussians, measured on 20x20 and 24x24 pictures.
+    """How closely the lattice approximates exact Gaussians, measured on sixteen small pictures.
 
-    One filter pass, normalised, of values in [0, 1]: at most 0.06 off, 0.006 on average (d = 5);
-    0.017 and 0.0025 for d = 2. Q after five iterations: at most 0.02 off, 0.0005 on average with
-    symmetric normalisation, at most 0.1 and 0.0015 for any; the same argmax. Undecided pixels may
-    differ more after a single iteration (0.15). Without normalisation the lattice's response is
-    0.87 (d = 2) or 0.52 (d = 5) times the exact one: there only the normalised results compare.
-    Those are for weights that smooth; a matrix that also repels labels leaves more pixels
-    undecided: 0.004 on average with symmetric normalisation, 0.008 for any.
+    Q after five iterations of Gaussian(3) + bilateral(20, 20), two labels, N = 400 or 576; largest
+    and mean absolute difference, worst of the pictures, and the share of equal argmax:
+
+        normalisation   Potts or per-label weights   a matrix that also repels
+        symmetric       0.064   0.0018   100 %       0.046   0.0045   98.8 %
+        after           0.055   0.0018   99.8 %      0.003   0.0003   99.8 %
+        before          0.113   0.0032   99.8 %      0.098   0.0087   98.8 %
+
+    The kernels move Q by 0.26 to 0.4 on average there. One filter pass, normalised, of values in
+    [0, 1] is at most 0.06 off and 0.006 on average for d = 5, 0.017 and 0.0025 for d = 2. Without
+    normalisation the lattice's response is 0.87 (d = 2) or 0.52 (d = 5) times the exact one, so
+    "none" has no exact counterpart.
     """
-    shape, num_labels = (20, 20), 2
-    image = made_up_image(shape, num_labels=num_labels, seed=2)
-    probs = made_up_probs(num_labels, shape)
-    unary = unary_from_probs(probs)
-    compats = [compat_of(kind, num_labels, w, seed=8) for w in (2.0, 3.0)]
-    features = [gaussian_features(shape, 3.0), bilateral_features(image, 20.0, 20.0)]
-    crf = DenseCRF(unary=unary)
-    for feature, compat in zip(features, compats, strict=True):
-        crf.add_pairwise(feature.astype(np.float32), compat=compat, normalization=normalization)
-    exact = exact_mean_field.infer(
-        unary,
-        [
-            exact_mean_field.Kernel(feature, compat, normalization)
-            for feature, compat in zip(features, compats, strict=True)
-        ],
-        5,
-    )
-    error = np.abs(crf.infer(5) - exact)
-    slack = (1 if normalization == "symmetric" else 4) * (2.5 if kind == "matrix" else 1)
-    assert error.max() < EXACT_Q_MAX * slack
-    assert error.mean() < EXACT_Q_MEAN * slack
-    # The test is worth something only where the kernels matter.
-    assert np.abs(exact - exact_mean_field.infer(unary, [], 0)).mean() > 10 * error.mean()
+    shape = (20, 20)
+    for seed in range(4):
+        image = made_up_image(shape, num_labels=2, seed=seed)
+        unary = unary_from_probs(made_up_probs(2, shape, seed=seed + 1))
+        compats = [compat_of(kind, 2, w, seed=8) for w in (2.0, 3.0)]
+        features = [gaussian_features(shape, 3.0), bilateral_features(image, 20.0, 20.0)]
+        crf, kernels = DenseCRF(unary=unary), []
+        for feature, compat in zip(features, compats, strict=True):
+            crf.add_pairwise(feature.astype(np.float32), compat=compat, normalization=normalization)
+            kernels.append(exact_mean_field.Kernel(feature, compat, normalization))
+        q = crf.infer(5)
+        exact = exact_mean_field.infer(unary, kernels, 5)
+        largest, mean = EXACT_Q[normalization]
+        assert np.abs(q - exact).max() < largest
+        assert np.abs(q - exact).mean() < mean
+        assert (q.argmax(0) == exact.argmax(0)).mean() >= EXACT_ARGMAX_SHARE
+        # The test is worth something only where the kernels matter.
+        assert np.abs(exact - exact_mean_field.infer(unary, [], 0)).mean() > 0.2
 
 
 def test_infer_zero_is_the_softmax_of_the_unary():
