@@ -35,6 +35,8 @@ from workloads import Probabilities
 
 RESULTS = Path(__file__).resolve().parent / "results"
 THREADS = (1, 2)
+# Above this share of the machine used by other programs a report carries a warning.
+BUSY = 0.05
 # PyTorch's row is left out above this many values (pixels × labels): it only gets slower.
 TORCH_LARGEST = 50_000_000
 
@@ -101,6 +103,8 @@ class Result:
     rows: list[Row] = field(default_factory=list)
     memory: list[PeakMemory] = field(default_factory=list)
     skipped: str | None = None
+    # Share of all cores that other programs used meanwhile; None where the system does not tell.
+    others: float | None = None
 
     def row(self, implementation: str) -> Row | None:
         """Return the row of one implementation, or None."""
@@ -128,6 +132,33 @@ def _timed(
     start = time.perf_counter()
     result = run(case)
     return time.perf_counter() - start, result
+
+
+class _Onlooker:
+    """Sees how much of the machine other programs use: what spoils a ratio for two threads."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float] | None:
+        path = Path("/proc/stat")
+        if not path.is_file():
+            return None
+        user, nice, system, _idle, _wait, irq, soft, steal = (
+            int(ticks) for ticks in path.read_text(encoding="ascii").split()[1:9]
+        )
+        busy = (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
+        own = os.times()
+        return time.perf_counter(), busy, sum(own[:4])
+
+    def others(self) -> float | None:
+        """Return the share of all cores that others used since the start, in [0, 1]."""
+        now = self._now()
+        if now is None or self._start is None:
+            return None
+        wall, busy, own = (end - start for end, start in zip(now, self._start, strict=True))
+        return min(1.0, max(0.0, (busy - own) / (wall * (os.cpu_count() or 1))))
 
 
 def _prepare_fastseg(threads: int, cold: bool) -> Callable[[], None]:
@@ -280,7 +311,9 @@ def run(selected: Sequence[str], plan: Plan) -> list[Result]:
             say(f"  skipped: {error}")
             continue
         result.sources = [case.source for case in cases]
+        onlooker = _Onlooker()
         measure_speed(result, cases, plan)
+        result.others = onlooker.others()
         if plan.memory and work.kind in ("gate", "real"):
             measure_memory(result, cases[0])
         say(f"  {_one_line(result)}")
@@ -304,6 +337,8 @@ def _one_line(result: Result) -> str:
         ratio = result.memory_ratio(f"fastseg, {_count(threads)}")
         if ratio is not None:
             parts.append(f"memory {ratio:.2f}×")
+    if result.others is not None and result.others > BUSY:
+        parts.append(f"BUSY: other programs used {result.others:.0%} of the machine")
     return ", ".join(parts)
 
 
@@ -393,6 +428,10 @@ def report(results: Sequence[Result], where: dict[str, Any], plan: Plan) -> str:
                 f"| {result.workload} | {row.implementation} | {time_.median:.1f} "
                 f"({time_.low:.1f}–{time_.high:.1f}) | {ratio} | {close} | {same} |"
             )
+    busy = [result for result in results if result.others is not None and result.others > BUSY]
+    for result in busy:
+        warning = f"Other programs used {result.others:.0%} of the machine"
+        lines += ["", f"{warning} during {result.workload}: repeat when it is quiet."]
     if any(result.memory for result in results):
         lines += [
             "",

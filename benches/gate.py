@@ -119,8 +119,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         memory = plan.memory
         where = compare.machine()
-        if where["load_before"] is not None and where["load_before"] > 0.5:
-            compare.say(f"note: load {where['load_before']} before the run; 2 threads may suffer")
         try:
             measured = compare.run(selected, plan)
         except implementations.DisagreementError as error:
@@ -134,6 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missed = sum(not check.passed for check in found) + len(missing)
     for name in missing:
         print(f"{name}: no result")
+    for entry in results:
+        if entry["others"] is not None and entry["others"] > compare.BUSY:
+            print(f"{entry['workload']}: BUSY, other programs used {entry['others']:.0%}")
     if missed or not found:
         print(f"gate: {missed} of {len(found) + len(missing)} limits MISSED")
         return 1

@@ -321,7 +321,7 @@ def _city(work: Workload) -> Iterator[Case]:
     )
     # Two windows that do not overlap, at the camera's own resolution.
     ratio = scores.shape[1] / picture.shape[0]
-    for top, left in ((900, 0), (1500, picture.shape[1] - work.width)):
+    for top, left in ((400, 0), (1500, picture.shape[1] - work.width)):
         rows = slice(round(top * ratio), round((top + work.height) * ratio))
         columns = slice(round(left * ratio), round((left + work.width) * ratio))
         probs = _softmax_upsampled(scores[:, rows, columns], work.height, work.width)
