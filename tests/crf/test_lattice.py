@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from crf.tolerances import EXACT_FILTER_MAX, EXACT_FILTER_MEAN, FILTER_RTOL, SUM_RTOL
-from fastseg.crf import PermutohedralLattice
+from fastseg.crf import DenseCRF, PermutohedralLattice
 from references.exact_mean_field import gaussian_matrix
 from references.pictures import made_up_image
 from references.plain_lattice import PlainLattice
@@ -112,6 +112,33 @@ def test_coordinates_beyond_16_bits(dimension, scale):
     assert lattice.num_vertices == plain.num_vertices
     values = rng.normal(size=(3, 180)).astype(np.float32)
     assert_filter_close(lattice.filter(values), plain.filter(values))
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3, 4, 5, 6, 7, 8, 9, 12])
+def test_large_features_are_placed_to_the_last_bit(dimension):
+    """A rounding more or less in the elevation would move points where features are large."""
+    rng = np.random.default_rng(dimension)
+    offset = rng.uniform(500, 1500, (dimension, 1))
+    features = (rng.normal(0, 0.6, (dimension, 300)) + offset).astype(np.float32)
+    lattice, plain = PermutohedralLattice(features), PlainLattice(features)
+    assert lattice.num_vertices == plain.num_vertices
+    values = rng.normal(size=(2, 300)).astype(np.float32)
+    assert_filter_close(lattice.filter(values), plain.filter(values))
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3, 4, 5, 6, 7, 8, 9])
+def test_large_features_agree_with_live_pydensecrf(dimension):
+    dcrf = pytest.importorskip("pydensecrf.densecrf")
+    rng = np.random.default_rng(dimension)
+    offset = rng.uniform(500, 1500, (dimension, 1))
+    features = (rng.normal(0, 0.6, (dimension, 300)) + offset).astype(np.float32)
+    unary = rng.normal(size=(3, 300)).astype(np.float32)
+    peer = dcrf.DenseCRF(300, 3)
+    peer.setUnaryEnergy(unary)
+    peer.addPairwiseEnergy(features, compat=1.0)
+    crf = DenseCRF(unary=unary)
+    crf.add_pairwise(features, compat=1.0)
+    np.testing.assert_allclose(crf.infer(1), np.array(peer.inference(1)), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 3, 5, 6, 9])
