@@ -20,7 +20,7 @@ def pictures():
         pytest.skip("FASTSEG_DATA has no pydensecrf_examples")
 
     def load(name):
-        return np.asarray(image.open(folder / f"{name}.png").convert("RGB"))
+        return np.array(image.open(folder / f"{name}.png").convert("RGB"))
 
     return load
 

@@ -76,8 +76,11 @@ _NORMALIZATION_NAMES = {
     NORMALIZE_SYMMETRIC: "symmetric",
 }
 
-# Stands for +inf in the engine: far beyond any message, so the probability is exactly zero.
+# Stands for +inf, so that products with a probability stay numbers.
 _IMPOSSIBLE = np.float32(1e30)
+
+# The least probability of which klDivergence takes the logarithm.
+_LEAST = np.float32(1e-20)
 
 # pydensecrf filters four points at a time and pads the last group with points at the origin.
 _PADDING_GROUP = 4
@@ -161,11 +164,11 @@ class DenseCRF:
         """
         self._take_unary(float_buffer(u, "u", 2) if f is None else _product(u, f, "u"))
 
-    def setUnary(self, u: Unary) -> None:  # noqa: N802
+    def setUnary(self, u: Any) -> None:  # noqa: N802
         """Sets the unary energies from a `ConstUnary` or `LogisticUnary`.
 
         Args:
-            u: Energies of shape (nlabels, nvar).
+            u: A `Unary` with energies of shape (nlabels, nvar).
 
         Raises:
             ShapeError: The energies have another shape.
@@ -209,7 +212,7 @@ class DenseCRF:
                 f"features must have shape (d, {self._nvar}), one column per point, "
                 f"got {array.shape}"
             )
-        self._add(array, compat, kernel, normalization)
+        self._add_features(array, self._options(compat, kernel, normalization))
 
     def inference(self, niter: int) -> MatrixXf:
         """Runs the mean field from softmax(−U).
@@ -275,9 +278,10 @@ class DenseCRF:
             ShapeError: `Q` has another shape.
         """
         q = self._check_matrix(Q, "Q")
-        total = np.sum(q * np.log(np.maximum(q, np.float32(1e-20))), dtype=np.float64)
+        total = np.sum(q * np.log(np.maximum(q, _LEAST)), dtype=np.float64)
         if self._unary is not None:
-            total += np.sum(self._unary * q, dtype=np.float64)
+            # A label that is impossible and has no probability costs nothing.
+            total += np.sum(self._unary * q, dtype=np.float64, where=q > _LEAST)
         messages = self._as_matrix(self._model().messages(self._as_image(q)))
         return float(total + np.sum(messages * q, dtype=np.float64))
 
@@ -300,15 +304,20 @@ class DenseCRF:
         if self._engine is not None:
             self._engine._set_unary(self._as_image(self._unary))
 
-    def _add(self, features: _Floats, compat: Any, kernel: Any, normalization: Any) -> None:
-        """Adds a kernel over (d, nvar) features."""
-        weights = _compatibility(compat, self._nlabel)
+    def _options(self, compat: Any, kernel: Any, normalization: Any) -> dict[str, Any]:
+        """Checks what every kernel takes, and says it as the engine does."""
         _member(KernelType, kernel, "kernel")
-        name = _NORMALIZATION_NAMES[_member(NormalizationType, normalization, "normalization")]
+        mode = _member(NormalizationType, normalization, "normalization")
+        return {
+            "compat": _compatibility(compat, self._nlabel),
+            "normalization": _NORMALIZATION_NAMES[mode],
+        }
+
+    def _add_features(self, features: _Floats, options: dict[str, Any]) -> None:
+        """Adds a kernel over (d, nvar) features."""
         self._model().add_pairwise(
             features.reshape(len(features), *self._shape),
-            compat=weights,
-            normalization=name,
+            **options,
             _pad_origin=self._nvar % _PADDING_GROUP != 0,
         )
 
@@ -379,7 +388,12 @@ class DenseCRF2D(DenseCRF):
             ParameterError: A standard deviation is not positive.
             Exception: As `addPairwiseEnergy`.
         """
-        self._add(self._positions(_deviations(sxy, 2, "sxy"), 0), compat, kernel, normalization)
+        options = self._options(compat, kernel, normalization)
+        x, y = _deviations(sxy, 2, "sxy")
+        if self._is_plain(x, y):
+            self._model().add_gaussian(sigma=(y, x), **options)
+        else:
+            self._add_features(self._positions(x, y, 0), options)
 
     def addPairwiseBilateral(  # noqa: N802
         self,
@@ -416,19 +430,34 @@ class DenseCRF2D(DenseCRF):
                 f"rgbim must have three channels, got {image.shape[2]}; for another number "
                 f"make features with utils.create_pairwise_bilateral and call addPairwiseEnergy"
             )
+        options = self._options(compat, kernel, normalization)
+        x, y = _deviations(sxy, 2, "sxy")
         colors = _deviations(srgb, 3, "srgb")
-        features = self._positions(_deviations(sxy, 2, "sxy"), 3)
-        for channel, deviation in enumerate(colors):
-            features[2 + channel] = image[..., channel].ravel()
-            features[2 + channel] /= deviation
-        self._add(features, compat, kernel, normalization)
+        if self._is_plain(x, y, *colors):
+            self._model().add_bilateral(
+                image, sigma=(y, x), color_sigma=colors, channel_axis=-1, **options
+            )
+        else:
+            features = self._positions(x, y, 3)
+            for channel, deviation in enumerate(colors):
+                features[2 + channel] = image[..., channel].ravel() / np.float32(deviation)
+            self._add_features(features, options)
 
-    def _positions(self, sxy: tuple[np.float32, ...], channels: int) -> _Floats:
+    def _is_plain(self, *sigmas: float) -> bool:
+        """Whether the engine's own image kernels are pydensecrf's, which saves the features.
+
+        They leave out an axis of one pixel, refuse an infinite sigma, and know no padding.
+        """
+        aligned = self._nvar % _PADDING_GROUP == 0 and min(self._shape) > 1
+        return aligned and bool(np.isfinite(sigmas).all())
+
+    def _positions(self, sx: float, sy: float, channels: int) -> _Floats:
         """Makes (2 + channels, nvar) features with x and y filled in, in that order."""
         height, width = self._shape
         features = np.empty((2 + channels, height, width), dtype=np.float32)
-        features[0] = np.arange(width, dtype=np.float32) / sxy[0]
-        features[1] = (np.arange(height, dtype=np.float32) / sxy[1])[:, np.newaxis]
+        features[0] = np.arange(width, dtype=np.float32) / np.float32(sx)
+        rows = np.arange(height, dtype=np.float32) / np.float32(sy)
+        features[1] = rows[:, np.newaxis]
         return features.reshape(2 + channels, self._nvar)
 
 
@@ -462,8 +491,8 @@ def _compatibility(compat: Any, nlabels: int) -> float | _Floats:
     return -array if ndim == 1 else array
 
 
-def _deviations(values: Any, count: int, name: str) -> tuple[np.float32, ...]:
-    """Checks standard deviations; as in pydensecrf, values beyond `count` are ignored."""
+def _deviations(values: Any, count: int, name: str) -> tuple[float, ...]:
+    """Checks standard deviations and rounds them to float32; values beyond `count` are ignored."""
     if isinstance(values, Number):
         values = (values,) * count
     try:
@@ -472,7 +501,7 @@ def _deviations(values: Any, count: int, name: str) -> tuple[np.float32, ...]:
         raise DtypeError(f"{name} must be a number or {count} numbers, got {values!r}") from None
     if len(listed) < count:
         raise ShapeError(f"{name} must be a number or {count} numbers, got {values!r}")
-    deviations = tuple(np.float32(_real(value, name)) for value in listed[:count])
+    deviations = tuple(float(np.float32(_real(value, name))) for value in listed[:count])
     if not all(deviation > 0 for deviation in deviations):
         raise ParameterError(f"{name} must be positive, got {values!r}")
     return deviations

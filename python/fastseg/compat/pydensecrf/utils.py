@@ -219,7 +219,7 @@ def create_pairwise_bilateral(
     image = image[np.newaxis] if chdim == -1 else np.moveaxis(image, chdim, 0)
     channels, spatial = image.shape[0], image.shape[1:]
     if isinstance(schan, Number):
-        schan = (schan,) * channels  # type: ignore[assignment]
+        schan = (schan,) * channels
     schan = _deviations(schan, "schan")
     sdims = _deviations(sdims, "sdims")
     _check_count(schan, "schan", channels, f"channels of img (chdim={chdim})")
