@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from fastseg import crf as native_crf
 from fastseg import errors
 
 # Height and width: the number of points is 0, 1, 2 and 3 modulo 4.
@@ -129,6 +130,29 @@ class TestParity:
         theirs, mine = both(peer, ours, build)
         assert_same(theirs, mine)
         assert (theirs.argmax(0) == mine.argmax(0)).mean() >= 0.9999
+
+    @pytest.mark.parametrize("by_features", [False, True])
+    def test_padding_shows_on_a_dark_picture(self, peer, ours, make_scene, by_features):
+        # 255 points: the padding's vertices lie next to those of dark pixels near the corner.
+        scene = make_scene(17, 15, labels=3)
+        scene.image //= 16
+
+        def build(module):
+            crf = module.DenseCRF2D(scene.width, scene.height, scene.labels)
+            crf.setUnaryEnergy(scene.unary)
+            if by_features:
+                features = ours.utils.create_pairwise_bilateral((6, 6), 4, scene.image, 2)
+                crf.addPairwiseEnergy(features, 10)
+            else:
+                crf.addPairwiseBilateral(6, 4, scene.image, 10)
+            return crf.inference(5)
+
+        theirs, mine = both(peer, ours, build)
+        assert_same(theirs, mine)
+        if not by_features:
+            native = native_crf.DenseCRF(unary=scene.unary.reshape(3, 17, 15))
+            native.add_bilateral(scene.image, sigma=6, color_sigma=4, compat=10)
+            assert np.abs(native.infer(5).reshape(3, -1) - theirs).max() > 100 * ATOL
 
     @pytest.mark.parametrize("niter", [0, 1, 2, 10, -3, 2.0, True, np.int64(2)])
     def test_iterations(self, peer, ours, make_scene, niter):
@@ -285,6 +309,8 @@ class TestParity:
             ((3, 4, 99), (5, 6, 7, 99)),
             (1e4, 1e4),
             (0.3, 0.4),
+            ((np.inf, 3), 13),
+            (3, (np.inf, 13, np.inf)),
         ],
         ids=str,
     )

@@ -69,7 +69,7 @@ def annotate(module, image, annotation, two_dimensional):
 def test_scribbles(peer, ours, pictures, image, annotation, two_dimensional):
     arguments = (pictures(image), pictures(annotation), two_dimensional)
     theirs, mine = annotate(peer, *arguments), annotate(ours, *arguments)
-    np.testing.assert_allclose(mine[0], theirs[0], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(mine[0], theirs[0], rtol=0, atol=1e-5)
     assert (mine[1] == theirs[1]).mean() >= 0.9999
     np.testing.assert_allclose(mine[2], theirs[2], rtol=1e-4)
 
@@ -92,7 +92,7 @@ def test_image_with_many_channels(peer, ours, pictures):
         )
         return np.array(crf.inference(20))
 
-    np.testing.assert_allclose(run(ours), run(peer), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(run(ours), run(peer), rtol=0, atol=1e-5)
 
 
 def test_volume_and_wrong_shape(peer, ours, pictures):
@@ -118,4 +118,4 @@ def test_volume_and_wrong_shape(peer, ours, pictures):
         )
         return np.array(crf.inference(5))
 
-    np.testing.assert_allclose(run(ours), run(peer), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(run(ours), run(peer), rtol=0, atol=1e-5)
