@@ -92,6 +92,22 @@ class TestParity:
 
         assert_same(*both(peer, ours, build))
 
+    @pytest.mark.parametrize("dimensions", range(1, 10))
+    @pytest.mark.parametrize("sigma", [1, 3])
+    def test_points_on_the_borders_of_simplices(self, peer, ours, dimensions, sigma):
+        # Features on a grid: the last bit decides into which simplex a point falls.
+        rng = np.random.default_rng(dimensions)
+        features = rng.integers(0, 4, (dimensions, 300)).astype(np.float32) / np.float32(sigma)
+        unary = rng.uniform(0, 2, (3, 300)).astype(np.float32)
+
+        def build(module):
+            crf = module.DenseCRF(300, 3)
+            crf.setUnaryEnergy(unary)
+            crf.addPairwiseEnergy(features, 3)
+            return crf.inference(3)
+
+        assert_same(*both(peer, ours, build))
+
     @pytest.mark.parametrize("kernel", KERNELS)
     def test_kernel_type_does_not_matter(self, peer, ours, make_scene, kernel):
         scene = make_scene(8, 9, labels=3)

@@ -74,6 +74,29 @@ def test_scribbles(peer, ours, pictures, image, annotation, two_dimensional):
     np.testing.assert_allclose(mine[2], theirs[2], rtol=1e-4)
 
 
+@pytest.mark.parametrize("rows", [320, 319])
+def test_scores_of_a_network(peer, ours, rows):
+    # 21 classes, with the parameters of DeepLab v2; one row less leaves 3 points over.
+    file = Path(os.environ.get("FASTSEG_DATA") or ".") / "msrc_unary" / "2_14_s.npz"
+    if not file.is_file():
+        pytest.skip("FASTSEG_DATA has no msrc_unary")
+    with np.load(file) as data:
+        image = np.ascontiguousarray(data["image"][:rows])
+        probs = data["prob"][:rows].astype(np.float32).transpose(2, 0, 1)
+    probs = np.ascontiguousarray(probs / probs.sum(axis=0))
+
+    def run(module):
+        crf = module.densecrf.DenseCRF2D(image.shape[1], image.shape[0], len(probs))
+        crf.setUnaryEnergy(module.utils.unary_from_softmax(probs))
+        crf.addPairwiseGaussian(sxy=1, compat=3)
+        crf.addPairwiseBilateral(sxy=67, srgb=3, rgbim=image, compat=4)
+        return np.array(crf.inference(10))
+
+    mine, theirs = run(ours), run(peer)
+    np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5)
+    assert (mine.argmax(0) == theirs.argmax(0)).mean() >= 0.9999
+
+
 def test_image_with_many_channels(peer, ours, pictures):
     # Issue 26: only three channels go through addPairwiseBilateral, others through features.
     image = np.concatenate([pictures("im1")[:80, :101], pictures("im2")[:80, :101, :1]], axis=2)
