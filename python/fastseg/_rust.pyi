@@ -28,7 +28,7 @@ class Workspace:
 
 @final
 class Lattice:
-    def __new__(cls, features: _F32, workspace: Workspace) -> Lattice: ...
+    def __new__(cls, features: _F32, shape: Sequence[int], workspace: Workspace) -> Lattice: ...
     def filter(self, values: _F32, transpose: bool) -> _F32: ...
     @property
     def dimension(self) -> int: ...
@@ -60,6 +60,7 @@ class Kernel:
     @staticmethod
     def features(
         features: _F32,
+        shape: Sequence[int],
         *,
         normalization: _Normalization,
         with_origin: bool,
@@ -72,6 +73,7 @@ class Kernel:
 
 def infer(
     unary: _F32,
+    shape: Sequence[int],
     *,
     clip: float | None,
     kernels: _Kernels,
@@ -81,6 +83,12 @@ def infer(
     progress: Callable[[int, int], object] | None,
     workspace: Workspace,
 ) -> tuple[NDArray[Any], int, list[float]]: ...
-def update(unary: _F32, q: _F32, *, kernels: _Kernels, workspace: Workspace) -> _F32: ...
-def messages(q: _F32, *, kernels: _Kernels, workspace: Workspace) -> _F32: ...
-def free_energy(unary: _F32, q: _F32, *, kernels: _Kernels, workspace: Workspace) -> float: ...
+def update(
+    unary: _F32, q: _F32, shape: Sequence[int], *, kernels: _Kernels, workspace: Workspace
+) -> _F32: ...
+def messages(
+    q: _F32, shape: Sequence[int], *, kernels: _Kernels, workspace: Workspace
+) -> _F32: ...
+def free_energy(
+    unary: _F32, q: _F32, shape: Sequence[int], *, kernels: _Kernels, workspace: Workspace
+) -> float: ...

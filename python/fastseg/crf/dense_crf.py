@@ -222,6 +222,7 @@ class DenseCRF:
         try:
             kernel = _rust.Kernel.features(
                 arrays.float32(array, array.shape[0]),
+                self._shape,
                 normalization=mode,  # type: ignore[arg-type]  # one_of has checked it
                 with_origin=_pad_origin,
                 workspace=self._workspace,
@@ -278,7 +279,7 @@ class DenseCRF:
         """
         rows = self._probabilities(q)
         result = _rust.update(
-            self.energies(), rows, kernels=self._kernels, workspace=self._workspace
+            self.energies(), rows, self._shape, kernels=self._kernels, workspace=self._workspace
         )
         return result.reshape(self._num_labels, *self._shape)
 
@@ -295,7 +296,7 @@ class DenseCRF:
             ShapeError, DtypeError, DataError: `q` is of another shape, dtype, or not finite.
         """
         rows = self._probabilities(q)
-        result = _rust.messages(rows, kernels=self._kernels, workspace=self._workspace)
+        result = _rust.messages(rows, self._shape, kernels=self._kernels, workspace=self._workspace)
         return result.reshape(self._num_labels, *self._shape)
 
     def free_energy(self, q: Any = None) -> float:
@@ -312,7 +313,7 @@ class DenseCRF:
         """
         rows = self._probabilities(self.infer() if q is None else q)
         return _rust.free_energy(
-            self.energies(), rows, kernels=self._kernels, workspace=self._workspace
+            self.energies(), rows, self._shape, kernels=self._kernels, workspace=self._workspace
         )
 
     def energies(self) -> NDArray[np.float32]:
@@ -359,6 +360,7 @@ class DenseCRF:
         try:
             result, _, _ = _rust.infer(
                 self._unary,
+                self._shape,
                 clip=self._clip,
                 kernels=self._kernels,
                 iterations=iterations,

@@ -54,7 +54,7 @@ class PermutohedralLattice:
         memory.require(points * (dimension * 20 + 16), f"a lattice of {points} points")
         rows = arrays.float32(array, dimension)
         try:
-            self._rust = _rust.Lattice(rows, (workspace or DEFAULT)._rust)
+            self._rust = _rust.Lattice(rows, self._shape, (workspace or DEFAULT)._rust)
         except ValueError as error:
             raise feature_error(error) from None
 

@@ -229,6 +229,7 @@ class _Job:
         try:
             result, _, _ = _rust.infer(
                 unary,
+                shape,
                 clip=self.clip,
                 kernels=kernels,
                 iterations=self.iterations,

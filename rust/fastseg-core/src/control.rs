@@ -33,11 +33,7 @@ impl Control {
 
     /// An error once [`Self::cancel`] was called; long loops ask every few thousand points.
     pub fn check(&self) -> Result<(), Cancelled> {
-        if self.cancelled.load(Ordering::Relaxed) {
-            Err(Cancelled)
-        } else {
-            Ok(())
-        }
+        if self.cancelled.load(Ordering::Relaxed) { Err(Cancelled) } else { Ok(()) }
     }
 
     /// Counts one finished iteration.
@@ -55,9 +51,7 @@ impl Control {
     /// Waits until the state is another than `seen`, at most `timeout`, and returns it.
     pub fn wait(&self, seen: State, timeout: Duration) -> State {
         let state = self.lock();
-        let waited = self
-            .changed
-            .wait_timeout_while(state, timeout, |state| *state == seen);
+        let waited = self.changed.wait_timeout_while(state, timeout, |state| *state == seen);
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 

@@ -21,10 +21,7 @@ pub struct Workspace {
 impl Workspace {
     /// A workspace that keeps at most `limit` bytes.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self {
-            limit: Mutex::new(limit),
-            free: Mutex::default(),
-        })
+        Arc::new(Self { limit: Mutex::new(limit), free: Mutex::default() })
     }
 
     /// Gives all arrays that are not in use back to the system.
@@ -65,12 +62,7 @@ impl Workspace {
                 Block::new(bytes)
             }
         };
-        Buffer {
-            block: Some(block),
-            len,
-            workspace: self.clone(),
-            of: std::marker::PhantomData,
-        }
+        Buffer { block: Some(block), len, workspace: self.clone(), of: std::marker::PhantomData }
     }
 
     fn put_back(&self, block: Block) {
@@ -96,6 +88,8 @@ pub unsafe trait Plain: Copy + Send + Sync + 'static {}
 // SAFETY: any bits are a float.
 unsafe impl Plain for f32 {}
 // SAFETY: any bits are an integer.
+unsafe impl Plain for u16 {}
+// SAFETY: any bits are an integer.
 unsafe impl Plain for u32 {}
 
 #[derive(Debug)]
@@ -111,11 +105,7 @@ impl Block {
         // A zeroed Vec comes straight from fresh pages: nothing is written here.
         let memory = vec![0u128; (bytes + align).div_ceil(size_of::<u128>())];
         let offset = memory.as_ptr().cast::<u8>().align_offset(align);
-        let block = Self {
-            memory,
-            offset,
-            bytes,
-        };
+        let block = Self { memory, offset, bytes };
         if bytes >= HUGE {
             block.advise_huge_pages();
         }
@@ -123,11 +113,7 @@ impl Block {
     }
 
     fn start(&self) -> *mut u8 {
-        self.memory
-            .as_ptr()
-            .cast::<u8>()
-            .cast_mut()
-            .wrapping_add(self.offset)
+        self.memory.as_ptr().cast::<u8>().cast_mut().wrapping_add(self.offset)
     }
 
     #[cfg(all(target_os = "linux", not(miri)))]
@@ -153,9 +139,7 @@ pub struct Buffer<T: Plain> {
 
 impl<T: Plain> Buffer<T> {
     fn start(&self) -> *mut T {
-        self.block
-            .as_ref()
-            .map_or(LINE as *mut T, |block| block.start().cast())
+        self.block.as_ref().map_or(LINE as *mut T, |block| block.start().cast())
     }
 }
 

@@ -69,11 +69,7 @@ impl Level {
 
     #[cfg(target_arch = "aarch64")]
     fn best(cap: Option<&str>) -> Self {
-        if cap == Some("baseline") || cfg!(miri) {
-            Self::Baseline
-        } else {
-            Self::Neon
-        }
+        if cap == Some("baseline") || cfg!(miri) { Self::Baseline } else { Self::Neon }
     }
 
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -123,6 +119,18 @@ pub unsafe trait Simd: Copy {
     /// The largest lane.
     unsafe fn largest(a: Self::V) -> f32;
 
+    /// Calls the cache line at `p`, which need not be valid, into the cache.
+    #[inline(always)]
+    unsafe fn prefetch(p: *const f32) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: every x86-64 has SSE, and a prefetch never faults.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast())
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = p;
+    }
+
     /// `2^x` to 1e-7 relative, with `x` taken as at least [`LOWEST_EXPONENT`] and at most its opposite.
     #[inline(always)]
     unsafe fn exp2(x: Self::V) -> Self::V {
@@ -137,14 +145,8 @@ pub unsafe trait Simd: Copy {
             let f = Self::sub(x, n);
             // Least-squares polynomial for 2^f, |f| ≤ ½, relative error 2e-9.
             let mut p = Self::splat(1.537_070_5e-4);
-            for c in [
-                1.339_984_8e-3,
-                9.618_374e-3,
-                5.550_329e-2,
-                2.402_264_8e-1,
-                6.931_472e-1,
-                1.0,
-            ] {
+            for c in [1.339_984_8e-3, 9.618_374e-3, 5.550_329e-2, 2.402_264_8e-1, 6.931_472e-1, 1.0]
+            {
                 p = Self::mul_add(p, f, Self::splat(c));
             }
             Self::scale2(p, n)
@@ -543,10 +545,7 @@ mod tests {
         run(Exp2(&mut y));
         for (x, y) in x.iter().zip(&y) {
             let exact = f64::from(*x).exp2();
-            assert!(
-                (f64::from(*y) / exact - 1.0).abs() < 2e-7,
-                "2^{x} = {exact}, got {y}"
-            );
+            assert!((f64::from(*y) / exact - 1.0).abs() < 2e-7, "2^{x} = {exact}, got {y}");
         }
     }
 

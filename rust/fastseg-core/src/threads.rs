@@ -45,10 +45,7 @@ pub fn num_threads() -> usize {
 /// # Panics
 /// When `threads` is not in `1..=MAX_THREADS`.
 pub fn set_num_threads(threads: usize) {
-    assert!(
-        (1..=MAX_THREADS).contains(&threads),
-        "threads must be in 1..={MAX_THREADS}"
-    );
+    assert!((1..=MAX_THREADS).contains(&threads), "threads must be in 1..={MAX_THREADS}");
     start(threads);
 }
 
@@ -59,15 +56,8 @@ fn start(threads: usize) -> Arc<ThreadPool> {
         .build()
         .unwrap_or_else(|error| panic!("cannot start {threads} threads: {error}"));
     let pool = Arc::new(pool);
-    let shared = Shared {
-        pool: pool.clone(),
-        threads,
-        process: std::process::id(),
-    };
-    let old = SHARED
-        .write()
-        .unwrap_or_else(PoisonError::into_inner)
-        .replace(shared);
+    let shared = Shared { pool: pool.clone(), threads, process: std::process::id() };
+    let old = SHARED.write().unwrap_or_else(PoisonError::into_inner).replace(shared);
     if let Some(old) = old.filter(|old| old.process != std::process::id()) {
         // Dropping the parent's pool would wait for threads that do not exist here.
         std::mem::forget(old.pool);

@@ -18,11 +18,9 @@ use crate::memory::{KERNEL_CACHE, Workspace};
 /// A problem with features, as Python sees it: `fastseg.crf` knows what the features mean.
 fn lattice_error(error: LatticeError) -> PyErr {
     match error {
-        LatticeError::OutOfRange {
-            feature,
-            value,
-            limit,
-        } => PyValueError::new_err(("feature out of range", feature, value, limit)),
+        LatticeError::OutOfRange { feature, value, limit } => {
+            PyValueError::new_err(("feature out of range", feature, value, limit))
+        }
         LatticeError::NotFinite { feature } => {
             PyValueError::new_err(("feature not finite", feature))
         }
@@ -33,11 +31,9 @@ fn lattice_error(error: LatticeError) -> PyErr {
 
 fn unary_error(error: UnaryError) -> PyErr {
     match error {
-        UnaryError::Value {
-            label,
-            point,
-            value,
-        } => PyValueError::new_err(("unary value", label, point, value)),
+        UnaryError::Value { label, point, value } => {
+            PyValueError::new_err(("unary value", label, point, value))
+        }
         UnaryError::Cancelled => PyRuntimeError::new_err("cancelled"),
     }
 }
@@ -48,9 +44,7 @@ fn normalization(name: &str) -> PyResult<Normalization> {
         "before" => Ok(Normalization::Before),
         "after" => Ok(Normalization::After),
         "symmetric" => Ok(Normalization::Symmetric),
-        other => Err(PyValueError::new_err(format!(
-            "unknown normalization {other:?}"
-        ))),
+        other => Err(PyValueError::new_err(format!("unknown normalization {other:?}"))),
     }
 }
 
@@ -110,17 +104,15 @@ impl Lattice {
     fn new(
         py: Python<'_>,
         features: PyReadonlyArray2<'_, f32>,
+        shape: Vec<usize>,
         workspace: &Workspace,
     ) -> PyResult<Self> {
-        let features = planar(&features)?;
+        let features = planar(&features, shape)?;
         let lattice = door::through(py, None, |control| {
             lattice::Lattice::build(&features, false, &workspace.0, control)
         })?
         .map_err(lattice_error)?;
-        Ok(Self {
-            lattice,
-            workspace: workspace.0.clone(),
-        })
+        Ok(Self { lattice, workspace: workspace.0.clone() })
     }
 
     /// Filters every row of `values`; transposed, the exact adjoint of that.
@@ -135,14 +127,9 @@ impl Lattice {
         let values = values.as_slice()?;
         let mut guard = out.readwrite();
         let slots = guard.as_slice_mut()?;
-        let direction = if transpose {
-            Direction::Transposed
-        } else {
-            Direction::Forward
-        };
+        let direction = if transpose { Direction::Transposed } else { Direction::Forward };
         door::through(py, None, |control| {
-            self.lattice
-                .filter(values, slots, direction, &self.workspace, control)
+            self.lattice.filter(values, slots, direction, &self.workspace, control)
         })?
         .map_err(|error| lattice_error(error.into()))?;
         drop(guard);
@@ -187,11 +174,7 @@ impl Kernel {
         let normalization = self::normalization(normalization)?;
         let features = Features::grid(&shape, &sigmas, None);
         let bits = sigmas.iter().map(|sigma| sigma.to_bits()).collect();
-        let key = SpatialKey {
-            shape,
-            sigmas: bits,
-            normalization,
-        };
+        let key = SpatialKey { shape, sigmas: bits, normalization };
         door::through(py, None, |control| {
             KERNEL_CACHE.get_or_build(key, || {
                 PairwiseKernel::build(&features, normalization, false, &workspace.0, control)
@@ -215,32 +198,24 @@ impl Kernel {
     ) -> PyResult<Self> {
         let normalization = self::normalization(normalization)?;
         let pixels = image.pixels()?;
-        check_points(
-            pixels.len(),
-            shape.iter().product::<usize>() * color_sigmas.len(),
-        )?;
+        check_points(pixels.len(), shape.iter().product::<usize>() * color_sigmas.len())?;
         let features = Features::grid(&shape, &sigmas, Some((pixels, color_sigmas)));
         Self::build(py, &features, normalization, false, workspace)
     }
 
     /// A kernel over given features, one row for each.
     #[staticmethod]
-    #[pyo3(signature = (features, *, normalization, with_origin, workspace))]
+    #[pyo3(signature = (features, shape, *, normalization, with_origin, workspace))]
     fn features(
         py: Python<'_>,
         features: PyReadonlyArray2<'_, f32>,
+        shape: Vec<usize>,
         normalization: &str,
         with_origin: bool,
         workspace: &Workspace,
     ) -> PyResult<Self> {
         let normalization = self::normalization(normalization)?;
-        Self::build(
-            py,
-            &planar(&features)?,
-            normalization,
-            with_origin,
-            workspace,
-        )
+        Self::build(py, &planar(&features, shape)?, normalization, with_origin, workspace)
     }
 
     /// How many vertices the points touch.
@@ -272,22 +247,20 @@ impl Kernel {
     }
 }
 
-fn planar<'a>(features: &'a PyReadonlyArray2<'_, f32>) -> PyResult<Features<'a>> {
-    let [dimension, points] = [features.shape()[0], features.shape()[1]];
-    Ok(Features::Planar {
-        values: features.as_slice()?,
-        dimension,
-        points,
-    })
+fn planar<'a>(
+    features: &'a PyReadonlyArray2<'_, f32>,
+    shape: Vec<usize>,
+) -> PyResult<Features<'a>> {
+    check_points(features.shape()[1], shape.iter().product())?;
+    let dimension = features.shape()[0];
+    Ok(Features::Planar { values: features.as_slice()?, dimension, shape })
 }
 
 fn check_points(got: usize, expected: usize) -> PyResult<()> {
     if got == expected {
         return Ok(());
     }
-    Err(PyValueError::new_err(format!(
-        "{got} values where {expected} were expected"
-    )))
+    Err(PyValueError::new_err(format!("{got} values where {expected} were expected")))
 }
 
 /// What every call of the model takes: kernels with their compatibilities.
@@ -296,8 +269,10 @@ type Kernels<'py> = Vec<(PyRef<'py, Kernel>, Compat<'py>)>;
 fn core_kernels(
     kernels: &Kernels<'_>,
     labels: usize,
+    shape: &[usize],
     points: usize,
 ) -> PyResult<Vec<(Arc<PairwiseKernel>, Compatibility)>> {
+    check_points(points, shape.iter().product())?;
     kernels
         .iter()
         .map(|(kernel, compat)| {
@@ -324,11 +299,12 @@ fn core_unary<'a>(unary: &'a PyReadonlyArray2<'_, f32>, clip: Option<f32>) -> Py
 /// Runs mean-field updates from softmax(−U); returns the result, the number of iterations done and
 /// the free energies measured. `unary` holds probabilities if `clip` is given, energies otherwise.
 #[pyfunction]
-#[pyo3(signature = (unary, *, clip, kernels, iterations, tolerance, labels, progress, workspace))]
+#[pyo3(signature = (unary, shape, *, clip, kernels, iterations, tolerance, labels, progress, workspace))]
 #[allow(clippy::too_many_arguments)] // keywords, spelt out in the stub
 pub fn infer<'py>(
     py: Python<'py>,
     unary: PyReadonlyArray2<'_, f32>,
+    shape: Vec<usize>,
     clip: Option<f32>,
     kernels: Kernels<'_>,
     iterations: usize,
@@ -338,12 +314,12 @@ pub fn infer<'py>(
     workspace: &Workspace,
 ) -> PyResult<(Bound<'py, PyAny>, usize, Vec<f64>)> {
     let [num_labels, points] = [unary.shape()[0], unary.shape()[1]];
-    let kernels = core_kernels(&kernels, num_labels, points)?;
+    let kernels = core_kernels(&kernels, num_labels, &shape, points)?;
     let values = core_unary(&unary, clip)?;
     let progress = progress.as_ref().map(|callback| (callback, iterations));
     let run = |target: Target<'_>| {
         door::through(py, progress, |control| {
-            let model = Model::new(num_labels, points, kernels, &workspace.0, control);
+            let model = Model::new(num_labels, &shape, kernels, &workspace.0, control);
             model.infer(values, iterations, tolerance, target)
         })?
         .map_err(unary_error)
@@ -366,16 +342,17 @@ pub fn infer<'py>(
 
 /// One mean-field update of the probabilities `q`.
 #[pyfunction]
-#[pyo3(signature = (unary, q, *, kernels, workspace))]
+#[pyo3(signature = (unary, q, shape, *, kernels, workspace))]
 pub fn update<'py>(
     py: Python<'py>,
     unary: PyReadonlyArray2<'_, f32>,
     q: PyReadonlyArray2<'_, f32>,
+    shape: Vec<usize>,
     kernels: Kernels<'_>,
     workspace: &Workspace,
 ) -> PyResult<Bound<'py, PyArray2<f32>>> {
     let [labels, points] = [unary.shape()[0], unary.shape()[1]];
-    let kernels = core_kernels(&kernels, labels, points)?;
+    let kernels = core_kernels(&kernels, labels, &shape, points)?;
     let values = core_unary(&unary, None)?;
     let q = q.as_slice()?;
     check_points(q.len(), labels * points)?;
@@ -383,7 +360,7 @@ pub fn update<'py>(
     let mut guard = out.readwrite();
     let target = Target::Probs(guard.as_slice_mut()?);
     door::through(py, None, |control| {
-        Model::new(labels, points, kernels, &workspace.0, control).update(values, q, target)
+        Model::new(labels, &shape, kernels, &workspace.0, control).update(values, q, target)
     })?
     .map_err(unary_error)?;
     drop(guard);
@@ -392,21 +369,22 @@ pub fn update<'py>(
 
 /// The messages that the probabilities `q` send, as energies, summed over kernels.
 #[pyfunction]
-#[pyo3(signature = (q, *, kernels, workspace))]
+#[pyo3(signature = (q, shape, *, kernels, workspace))]
 pub fn messages<'py>(
     py: Python<'py>,
     q: PyReadonlyArray2<'_, f32>,
+    shape: Vec<usize>,
     kernels: Kernels<'_>,
     workspace: &Workspace,
 ) -> PyResult<Bound<'py, PyArray2<f32>>> {
     let [labels, points] = [q.shape()[0], q.shape()[1]];
-    let kernels = core_kernels(&kernels, labels, points)?;
+    let kernels = core_kernels(&kernels, labels, &shape, points)?;
     let q = q.as_slice()?;
     let out = PyArray2::<f32>::zeros(py, [labels, points], false);
     let mut guard = out.readwrite();
     let slots = guard.as_slice_mut()?;
     door::through(py, None, |control| {
-        Model::new(labels, points, kernels, &workspace.0, control).messages(q, slots)
+        Model::new(labels, &shape, kernels, &workspace.0, control).messages(q, slots)
     })?
     .map_err(|error| unary_error(error.into()))?;
     drop(guard);
@@ -415,21 +393,22 @@ pub fn messages<'py>(
 
 /// The free energy of the probabilities `q`, in nats.
 #[pyfunction]
-#[pyo3(signature = (unary, q, *, kernels, workspace))]
+#[pyo3(signature = (unary, q, shape, *, kernels, workspace))]
 pub fn free_energy(
     py: Python<'_>,
     unary: PyReadonlyArray2<'_, f32>,
     q: PyReadonlyArray2<'_, f32>,
+    shape: Vec<usize>,
     kernels: Kernels<'_>,
     workspace: &Workspace,
 ) -> PyResult<f64> {
     let [labels, points] = [unary.shape()[0], unary.shape()[1]];
-    let kernels = core_kernels(&kernels, labels, points)?;
+    let kernels = core_kernels(&kernels, labels, &shape, points)?;
     let values = core_unary(&unary, None)?;
     let q = q.as_slice()?;
     check_points(q.len(), labels * points)?;
     door::through(py, None, |control| {
-        Model::new(labels, points, kernels, &workspace.0, control).free_energy(values, q)
+        Model::new(labels, &shape, kernels, &workspace.0, control).free_energy(values, q)
     })?
     .map_err(unary_error)
 }

@@ -29,14 +29,7 @@ mod _rust {
         info.set_item("version", env!("CARGO_PKG_VERSION"))?;
         info.set_item("instruction_set", Level::detect().name())?;
         info.set_item("num_threads", threads::num_threads())?;
-        info.set_item(
-            "profile",
-            if cfg!(debug_assertions) {
-                "debug"
-            } else {
-                "release"
-            },
-        )?;
+        info.set_item("profile", if cfg!(debug_assertions) { "debug" } else { "release" })?;
         Ok(info)
     }
 

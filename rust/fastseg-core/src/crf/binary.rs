@@ -5,20 +5,14 @@
 
 use super::update::{BandKernel, Output};
 use crate::control::{Cancelled, Control};
+use crate::lattice::{Band, Segment, TILE, Tiling};
 use crate::simd::{Kernel, Simd};
-
-/// Points in a block.
-const BLOCK: usize = 128;
-/// Blocks between two looks at whether to stop.
-const BLOCKS_PER_CHECK: usize = 64;
 
 /// One pass over the points of one band.
 pub(super) struct BinaryBand<'a> {
-    /// Of all bands together.
-    pub points: usize,
-    /// The first point of this band.
-    pub start: usize,
-    /// Score 1 less score 0 of each point of this band.
+    pub tiling: &'a Tiling,
+    pub band: &'a Band,
+    /// Score 1 less score 0 of each point, in tile order.
     pub differences: &'a [f32],
     pub kernels: Vec<BandKernel<'a>>,
     pub output: Output,
@@ -33,19 +27,15 @@ impl Kernel for BinaryBand<'_> {
         for kernel in &mut self.kernels {
             kernel.to.fill(0.0);
         }
-        for (i, scores) in self.differences.chunks(BLOCK).enumerate() {
-            if i % BLOCKS_PER_CHECK == 0 {
-                self.control.check()?;
-            }
-            let first = i * BLOCK;
-            let mut block = [0.0; BLOCK];
+        let mut block = vec![0.0; TILE];
+        for index in self.band.tiles.clone() {
+            self.control.check()?;
+            let tile = &self.tiling.tiles()[index];
+            let scores = &self.differences[tile.points.clone()];
             block[..scores.len()].copy_from_slice(scores);
             for kernel in self.kernels.iter().filter(|kernel| !kernel.from.is_empty()) {
-                match kernel.corners_per_point {
-                    3 => gather(kernel, 3, first, &mut block[..scores.len()]),
-                    6 => gather(kernel, 6, first, &mut block[..scores.len()]),
-                    n => gather(kernel, n, first, &mut block[..scores.len()]),
-                }
+                let runs = kernel.lattice.runs(index);
+                runs.gather_channel(kernel.corners(), kernel.slice, kernel.from, &mut block);
             }
             // From here on 2^-difference, the odds of label 0.
             for chunk in block.chunks_exact_mut(S::LANES) {
@@ -53,57 +43,26 @@ impl Kernel for BinaryBand<'_> {
                 // SAFETY: the chunk is one vector; the caller has the instruction set of `S`.
                 unsafe { S::store(p, S::exp2(S::sub(S::splat(0.0), S::load(p)))) };
             }
-            self.hand_over(first, &block[..scores.len()]);
+            for segment in self.tiling.segments(tile) {
+                self.hand_over(segment, &block[segment.local..][..segment.len]);
+            }
             for odds in &mut block {
                 *odds = (1.0 - *odds) / (1.0 + *odds);
             }
-            for kernel in self
-                .kernels
-                .iter_mut()
-                .filter(|kernel| !kernel.to.is_empty())
-            {
-                match kernel.corners_per_point {
-                    3 => spread(kernel, 3, first, &block[..scores.len()]),
-                    6 => spread(kernel, 6, first, &block[..scores.len()]),
-                    n => spread(kernel, n, first, &block[..scores.len()]),
-                }
+            for kernel in self.kernels.iter_mut().filter(|kernel| !kernel.to.is_empty()) {
+                let runs = kernel.lattice.runs(index);
+                runs.spread_channel(kernel.corners(), kernel.splat, &block, kernel.to);
             }
         }
         Ok(())
     }
 }
 
-/// Adds the messages of `kernel`. `n` is its corners per point: a literal lets the loop unroll.
-#[inline(always)]
-fn gather(kernel: &BandKernel, n: usize, first: usize, block: &mut [f32]) {
-    let corners = kernel.corners[first * n..].chunks_exact(n);
-    let weights = kernel.slice[first * n..].chunks_exact(n);
-    for (sum, (corners, weights)) in block.iter_mut().zip(corners.zip(weights)) {
-        for (&corner, &weight) in corners.iter().zip(weights) {
-            // SAFETY: corners are rows of the band by construction of the lattice.
-            *sum += weight * unsafe { kernel.from.get_unchecked(corner as usize) };
-        }
-    }
-}
-
-/// Adds the differences of a block to the rows of the next iteration.
-#[inline(always)]
-fn spread(kernel: &mut BandKernel, n: usize, first: usize, block: &[f32]) {
-    let corners = kernel.corners[first * n..].chunks_exact(n);
-    let weights = kernel.splat[first * n..].chunks_exact(n);
-    for (difference, (corners, weights)) in block.iter().zip(corners.zip(weights)) {
-        for (&corner, &weight) in corners.iter().zip(weights) {
-            // SAFETY: corners are rows of the band by construction of the lattice.
-            unsafe { *kernel.to.get_unchecked_mut(corner as usize) += weight * difference };
-        }
-    }
-}
-
 impl BinaryBand<'_> {
-    /// Gives the result of a block to the caller; `odds` are those of label 0.
+    /// Gives the result of a segment to the caller; `odds` are those of label 0.
     #[inline(always)]
-    fn hand_over(&self, first: usize, odds: &[f32]) {
-        let at = self.start + first;
+    fn hand_over(&self, segment: &Segment, odds: &[f32]) {
+        let at = segment.memory;
         match self.output {
             Output::Nothing => {}
             Output::Probs(out) => {
@@ -113,7 +72,7 @@ impl BinaryBand<'_> {
                     // band are written by no other.
                     unsafe {
                         *out.get().add(at + p) = odds * one;
-                        *out.get().add(self.points + at + p) = one;
+                        *out.get().add(self.tiling.points() + at + p) = one;
                     }
                 }
             }

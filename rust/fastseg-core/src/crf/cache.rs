@@ -43,12 +43,7 @@ impl State {
 impl KernelCache {
     /// A cache of at most `limit` bytes.
     pub const fn new(limit: usize) -> Self {
-        Self {
-            state: Mutex::new(State {
-                limit,
-                kernels: Vec::new(),
-            }),
-        }
+        Self { state: Mutex::new(State { limit, kernels: Vec::new() }) }
     }
 
     /// The kernel of `key`, built by `build` if it is not kept.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::control::{Cancelled, Control};
-use crate::lattice::{Direction, Features, Lattice, LatticeError, Rows};
+use crate::lattice::{Direction, Features, Lattice, LatticeError, Rows, Shared, Tile};
 use crate::memory::{Buffer, Workspace};
 
 /// Keeps the normalisation finite where a point has no neighbour at all; pydensecrf's value.
@@ -91,16 +91,23 @@ impl PairwiseKernel {
     }
 }
 
-/// n = K·1.
+/// n = K·1, in tile order.
 fn count_neighbours(
     lattice: &Lattice,
     norm: &mut [f32],
     workspace: &Arc<Workspace>,
     control: &Control,
 ) -> Result<(), Cancelled> {
-    let mut rows = Rows::new(lattice, 1, workspace);
-    lattice.splat_channel(lattice.weights(), |_| 1.0, &mut rows, control)?;
+    let mut rows = Rows::single(lattice, workspace);
+    lattice.splat_channel(|_, block| block.fill(1.0), &mut rows, control)?;
     lattice.blur(&mut rows, Direction::Forward, None, control)?;
     let alpha = lattice.alpha();
-    lattice.slice_channel(lattice.weights(), &rows, norm, |sum| alpha * sum, control)
+    let norm = Shared(norm.as_mut_ptr());
+    let store = |tile: &Tile, block: &[f32]| {
+        for (point, x) in tile.points.clone().zip(block) {
+            // SAFETY: every point is in one tile.
+            unsafe { *norm.get().add(point) = alpha * x };
+        }
+    };
+    lattice.slice_channel(&rows, store, control)
 }

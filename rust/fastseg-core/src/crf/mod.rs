@@ -22,8 +22,8 @@ use self::binary::BinaryBand;
 use self::unary::NATS;
 use self::update::{BandKernel, Output, Source, Then, UpdateBand};
 use crate::control::{Cancelled, Control};
-use crate::lattice::{Band, Direction, Rows, Shared, stride};
-use crate::memory::Workspace;
+use crate::lattice::{Band, Direction, Rows, Shared, Tiling, padded};
+use crate::memory::{Buffer, Workspace};
 use crate::simd::dispatch;
 
 /// Where the result of [`Model::infer`] goes.
@@ -59,47 +59,42 @@ pub struct Report {
 /// Labels, points, and the kernels that connect them.
 pub struct Model<'a> {
     labels: usize,
-    points: usize,
+    tiling: Tiling,
+    /// Without their rows, of which each kernel has its own.
+    bands: Vec<Band>,
     kernels: Vec<(Arc<PairwiseKernel>, Compatibility)>,
     workspace: &'a Arc<Workspace>,
     control: &'a Control,
 }
 
-/// The rows of each kernel.
+/// The rows of each kernel; empty where nothing is gathered or spread.
 type AllRows = Vec<Rows>;
 
 impl<'a> Model<'a> {
-    /// A model.
+    /// A model of the points of a grid of `shape`, slowest axis first.
     ///
     /// # Panics
-    /// When there are no labels or points, or a kernel or compatibility is of another size.
+    /// When there are no labels or points, or a kernel or compatibility is of another shape.
     pub fn new(
         labels: usize,
-        points: usize,
+        shape: &[usize],
         kernels: Vec<(Arc<PairwiseKernel>, Compatibility)>,
         workspace: &'a Arc<Workspace>,
         control: &'a Control,
     ) -> Self {
-        assert!(labels > 0 && points > 0, "a model needs labels and points");
+        let tiling = Tiling::new(shape);
+        assert!(labels > 0 && tiling.points() > 0, "a model needs labels and points");
         for (kernel, compatibility) in &kernels {
-            assert_eq!(
-                kernel.lattice().points(),
-                points,
-                "a kernel of another size"
-            );
+            assert!(*kernel.lattice().tiling() == tiling, "a kernel of another shape");
             match compatibility {
                 Compatibility::Potts(_) => {}
                 Compatibility::Labels(weights) => assert_eq!(weights.len(), labels),
                 Compatibility::Matrix(matrix) => assert_eq!(matrix.len(), labels * labels),
             }
         }
-        Self {
-            labels,
-            points,
-            kernels,
-            workspace,
-            control,
-        }
+        let band = |tiles| Band { points: tiling.points_of(&tiles), tiles, rows: 0..0 };
+        let bands = tiling.bands().into_iter().map(band).collect();
+        Self { labels, tiling, bands, kernels, workspace, control }
     }
 
     /// Runs at most `iterations` updates from softmax(−U).
@@ -117,258 +112,176 @@ impl<'a> Model<'a> {
         let potts = |(_, c): &(_, Compatibility)| matches!(c, Compatibility::Potts(_));
         if self.labels == 2 && tolerance.is_none() && self.kernels.iter().all(potts) {
             self.infer_binary(unary, iterations, output)?;
-            return Ok(Report {
-                iterations,
-                energies: Vec::new(),
-            });
+            return Ok(Report { iterations, energies: Vec::new() });
         }
-        let mut scores = self.workspace.take::<f32>(self.points * self.labels);
-        let constant = unary.scores(self.labels, &mut scores, self.control)?;
+        let (scores, constant) = self.scores(unary)?;
         let mut last = tolerance.map(|_| self.workspace.take::<f32>(scores.len()));
-        let mut from = self.rows(0);
-        let mut to = self.rows(self.labels);
+        let (mut from, mut to) = (AllRows::new(), AllRows::new());
         let mut energies = Vec::new();
         for done in 0..=iterations {
             let change = match energies[..] {
-                [.., a, b] if done >= 2 => f64::abs(a - b) / self.points as f64,
+                [.., a, b] => f64::abs(a - b) / self.tiling.points() as f64,
                 _ => f64::INFINITY,
             };
-            let is_last = done == iterations || tolerance.is_some_and(|t| change <= t);
+            let is_last = done == iterations || tolerance.is_some_and(|least| change <= least);
             if is_last {
-                to = self.rows(0);
+                to.clear();
+            } else if to.is_empty() {
+                to = self.rows();
             }
-            let source = Source::Scores(&scores);
             let output = if is_last { output } else { Output::Nothing };
-            let energy = self.pass(
-                source,
-                &from,
-                &mut to,
-                |band, last| {
-                    let _ = band;
-                    Then::Update { output, last }
-                },
-                last.as_deref_mut(),
-            )?;
-            if tolerance.is_some() && done > 0 {
-                energies.push(energy + constant);
-            }
+            let then = |last| Then::Update { output, last };
+            let source = Source::Scores(&scores);
+            let energy = self.pass(source, &from, &mut to, then, last.as_deref_mut())?;
             if done > 0 {
+                energies.extend(tolerance.map(|_| energy + constant));
                 self.control.step();
             }
             if is_last {
-                return Ok(Report {
-                    iterations: done,
-                    energies,
-                });
+                return Ok(Report { iterations: done, energies });
             }
             self.blur(&mut to)?;
             std::mem::swap(&mut from, &mut to);
-            if done == 0 {
-                to = self.rows(self.labels);
-            }
         }
         unreachable!("the last pass returns")
     }
 
-    /// One update of the given probabilities `q` (`labels × points`, row by row).
-    pub fn update(&self, unary: Unary, q: &[f32], mut target: Target) -> Result<(), UnaryError> {
-        let mut scores = self.workspace.take::<f32>(self.points * self.labels);
-        unary.scores(self.labels, &mut scores, self.control)?;
-        let from = self.filtered(q)?;
-        let output = target.output();
-        let then = |_: &Band, last| Then::Update { output, last };
-        self.pass(
-            Source::Scores(&scores),
-            &from,
-            &mut self.rows(0),
-            then,
-            None,
-        )?;
-        Ok(())
-    }
-
-    /// The messages that the probabilities `q` send, summed over kernels, as energies into `out`.
-    pub fn messages(&self, q: &[f32], out: &mut [f32]) -> Result<(), Cancelled> {
-        assert_eq!(out.len(), self.labels * self.points);
-        let mut scores = self.workspace.take::<f32>(self.points * self.labels);
-        scores.fill(0.0);
-        let from = self.filtered(q)?;
-        let out = Shared(out.as_mut_ptr());
-        let then = |_: &Band, _| Then::Messages(out);
-        self.pass(
-            Source::Scores(&scores),
-            &from,
-            &mut self.rows(0),
-            then,
-            None,
-        )?;
-        Ok(())
-    }
-
-    /// The free energy of the probabilities `q`, in nats: ΣQ·ln Q + ΣQ·U + ½ΣQ·message.
-    pub fn free_energy(&self, unary: Unary, q: &[f32]) -> Result<f64, UnaryError> {
-        let mut scores = self.workspace.take::<f32>(self.points * self.labels);
-        let constant = unary.scores(self.labels, &mut scores, self.control)?;
-        let from = self.filtered(q)?;
-        let mut last = self.workspace.take::<f32>(scores.len());
-        let none = &self.rows(0);
-        let then = |_: &Band, last| Then::Update {
-            output: Output::Nothing,
-            last,
-        };
-        self.pass(
-            Source::Given(q),
-            none,
-            &mut self.rows(0),
-            then,
-            Some(&mut last),
-        )?;
-        let then = |_: &Band, last| Then::Update {
-            output: Output::Nothing,
-            last,
-        };
-        let source = Source::Scores(&scores);
-        let energy = self.pass(source, &from, &mut self.rows(0), then, Some(&mut last))?;
-        Ok(energy + constant)
-    }
-
-    /// Rows for every kernel: of `channels` values, or none at all.
-    fn rows(&self, channels: usize) -> AllRows {
-        if channels == 0 {
-            return Vec::new();
-        }
-        let new = |(kernel, _): &(Arc<PairwiseKernel>, _)| {
-            Rows::new(kernel.lattice(), self.channels(channels), self.workspace)
-        };
-        self.kernels.iter().map(new).collect()
-    }
-
-    /// A single label still gets a whole vector: one-channel rows belong to the binary update.
-    fn channels(&self, labels: usize) -> usize {
-        if self.labels == 1 { 2 } else { labels }
-    }
-
-    /// The blurred rows of given probabilities.
-    fn filtered(&self, q: &[f32]) -> Result<AllRows, Cancelled> {
-        assert_eq!(q.len(), self.labels * self.points);
-        let mut to = self.rows(self.labels);
-        let then = |_: &Band, last| Then::Update {
-            output: Output::Nothing,
-            last,
-        };
-        self.pass(Source::Given(q), &self.rows(0), &mut to, then, None)?;
-        self.blur(&mut to)?;
-        Ok(to)
-    }
-
-    /// One pass over all points: gathers from `from`, spreads to `to`, either of which may be empty.
-    fn pass<'t>(
-        &self,
-        source: Source,
-        from: &AllRows,
-        to: &mut AllRows,
-        then: impl Fn(&Band, Option<&'t mut [f32]>) -> Then<'t>,
-        last: Option<&'t mut [f32]>,
-    ) -> Result<f64, Cancelled> {
-        let labels = self.labels;
-        let mut last = last;
-        let bands = self.bands();
-        let mut kernels = self.band_kernels(from, to);
-        let tasks: Vec<_> = bands
-            .iter()
-            .zip(kernels.drain(..))
-            .map(|(band, kernels)| {
-                let count = band.points.len();
-                let last = last
-                    .as_mut()
-                    .map(|last| last.split_off_mut(..count * labels).unwrap_or_default());
-                UpdateBand {
-                    labels,
-                    stride: stride(self.channels(labels)),
-                    points: self.points,
-                    start: band.points.start,
-                    count,
-                    source: match source {
-                        Source::Scores(scores) => {
-                            let range = band.points.start * labels..band.points.end * labels;
-                            Source::Scores(&scores[range])
-                        }
-                        given => given,
-                    },
-                    kernels,
-                    then: then(band, last),
-                    control: self.control,
-                }
-            })
-            .collect();
-        let energies: Vec<f64> = tasks
-            .into_par_iter()
-            .with_max_len(1)
-            .map(dispatch)
-            .collect::<Result<_, _>>()?;
-        Ok(energies.into_iter().sum())
-    }
-
+    /// [`Self::infer`] for two labels and Potts compatibility.
     fn infer_binary(
         &self,
         unary: Unary,
         iterations: usize,
         output: Output,
     ) -> Result<(), UnaryError> {
-        let mut differences = self.workspace.take::<f32>(self.points);
-        unary.differences(&mut differences, self.control)?;
-        let mut from = self.rows(0);
-        let mut to = if iterations == 0 {
-            self.rows(0)
-        } else {
-            self.rows(1)
-        };
+        let mut differences = self.workspace.take::<f32>(self.tiling.points());
+        unary.differences(&self.tiling, &mut differences, self.control)?;
+        let (mut from, mut to) = (AllRows::new(), AllRows::new());
         for done in 0..=iterations {
             let is_last = done == iterations;
             if is_last {
-                to = self.rows(0);
+                to.clear();
+            } else if to.is_empty() {
+                let kernels = self.kernels.iter();
+                to = kernels.map(|(k, _)| Rows::single(k.lattice(), self.workspace)).collect();
             }
-            let bands = self.bands();
-            let tasks: Vec<_> = bands
+            let tasks: Vec<_> = self
+                .bands
                 .iter()
                 .zip(self.band_kernels(&from, &mut to))
                 .map(|(band, kernels)| BinaryBand {
-                    points: self.points,
-                    start: band.points.start,
-                    differences: &differences[band.points.clone()],
+                    tiling: &self.tiling,
+                    band,
+                    differences: &differences,
                     kernels,
                     output: if is_last { output } else { Output::Nothing },
                     control: self.control,
                 })
                 .collect();
-            tasks
-                .into_par_iter()
-                .with_max_len(1)
-                .map(dispatch)
-                .collect::<Result<(), _>>()?;
+            tasks.into_par_iter().with_max_len(1).map(dispatch).collect::<Result<(), _>>()?;
             if done > 0 {
                 self.control.step();
             }
             if !is_last {
                 self.blur(&mut to)?;
                 std::mem::swap(&mut from, &mut to);
-                if done == 0 {
-                    to = self.rows(1);
-                }
             }
         }
         Ok(())
     }
 
-    /// The bands, the same for every kernel; without kernels the points are one band.
-    fn bands(&self) -> Vec<Band> {
-        match self.kernels.first() {
-            Some((kernel, _)) => kernel.lattice().bands().to_vec(),
-            None => vec![Band {
-                points: 0..self.points,
-                rows: 0..0,
-            }],
-        }
+    /// One update of the given probabilities `q` (`labels × points`, row by row).
+    pub fn update(&self, unary: Unary, q: &[f32], mut target: Target) -> Result<(), UnaryError> {
+        let (scores, _) = self.scores(unary)?;
+        let from = self.filtered(q)?;
+        let output = target.output();
+        let then = |last| Then::Update { output, last };
+        self.pass(Source::Scores(&scores), &from, &mut AllRows::new(), then, None)?;
+        Ok(())
+    }
+
+    /// The messages that the probabilities `q` send, summed over kernels, as energies into `out`.
+    pub fn messages(&self, q: &[f32], out: &mut [f32]) -> Result<(), Cancelled> {
+        assert_eq!(out.len(), self.labels * self.tiling.points());
+        let mut scores = self.workspace.take::<f32>(out.len());
+        scores.fill(0.0);
+        let from = self.filtered(q)?;
+        let out = Shared(out.as_mut_ptr());
+        let then = |_| Then::Messages(out);
+        self.pass(Source::Scores(&scores), &from, &mut AllRows::new(), then, None)?;
+        Ok(())
+    }
+
+    /// The free energy of the probabilities `q`, in nats: ΣQ·ln Q + ΣQ·U + ½ΣQ·message.
+    pub fn free_energy(&self, unary: Unary, q: &[f32]) -> Result<f64, UnaryError> {
+        let (scores, constant) = self.scores(unary)?;
+        let mut last = self.workspace.take::<f32>(scores.len());
+        let mut rows = self.rows();
+        let keep = |last| Then::Update { output: Output::Nothing, last };
+        self.pass(Source::Given(q), &AllRows::new(), &mut rows, keep, Some(&mut last))?;
+        self.blur(&mut rows)?;
+        let keep = |last| Then::Update { output: Output::Nothing, last };
+        let source = Source::Scores(&scores);
+        let energy = self.pass(source, &rows, &mut AllRows::new(), keep, Some(&mut last))?;
+        Ok(energy + constant)
+    }
+
+    /// The scores of all points in tile order, and what was taken off them.
+    fn scores(&self, unary: Unary) -> Result<(Buffer<f32>, f64), UnaryError> {
+        let mut scores = self.workspace.take::<f32>(self.tiling.points() * self.labels);
+        let constant = unary.scores(self.labels, &self.tiling, &mut scores, self.control)?;
+        Ok((scores, constant))
+    }
+
+    /// The blurred rows of given probabilities.
+    fn filtered(&self, q: &[f32]) -> Result<AllRows, Cancelled> {
+        assert_eq!(q.len(), self.labels * self.tiling.points());
+        let mut rows = self.rows();
+        let then = |last| Then::Update { output: Output::Nothing, last };
+        self.pass(Source::Given(q), &AllRows::new(), &mut rows, then, None)?;
+        self.blur(&mut rows)?;
+        Ok(rows)
+    }
+
+    /// Rows of all labels for every kernel.
+    fn rows(&self) -> AllRows {
+        let rows = |(kernel, _): &(Arc<PairwiseKernel>, _)| {
+            Rows::padded(kernel.lattice(), self.labels, self.workspace)
+        };
+        self.kernels.iter().map(rows).collect()
+    }
+
+    /// One pass over all points: gathers from `from`, spreads to `to`.
+    fn pass<'t>(
+        &self,
+        source: Source,
+        from: &AllRows,
+        to: &mut AllRows,
+        then: impl Fn(Option<&'t mut [f32]>) -> Then<'t>,
+        mut last: Option<&'t mut [f32]>,
+    ) -> Result<f64, Cancelled> {
+        let labels = self.labels;
+        let tasks: Vec<_> = self
+            .bands
+            .iter()
+            .zip(self.band_kernels(from, to))
+            .map(|(band, kernels)| {
+                let floats = band.points.len() * labels;
+                let last = last.as_mut().and_then(|last| last.split_off_mut(..floats));
+                UpdateBand {
+                    labels,
+                    stride: padded(labels),
+                    tiling: &self.tiling,
+                    band,
+                    source,
+                    kernels,
+                    then: then(last),
+                    control: self.control,
+                }
+            })
+            .collect();
+        let energies: Vec<f64> =
+            tasks.into_par_iter().with_max_len(1).map(dispatch).collect::<Result<_, _>>()?;
+        Ok(energies.into_iter().sum())
     }
 
     /// For each band what every kernel holds for it.
@@ -377,34 +290,25 @@ impl<'a> Model<'a> {
         from: &'r AllRows,
         to: &'r mut AllRows,
     ) -> Vec<Vec<BandKernel<'r>>> {
-        let bands = self.bands();
         let mut to: Vec<_> = self
             .kernels
             .iter()
             .zip(to.iter_mut())
             .map(|((kernel, _), rows)| rows.split(kernel.lattice().bands()).into_iter())
             .collect();
-        (0..bands.len())
-            .map(|b| {
-                self.kernels
-                    .iter()
-                    .enumerate()
-                    .map(|(k, (kernel, _))| {
-                        let lattice = kernel.lattice();
-                        let band = &lattice.bands()[b];
-                        let n = lattice.dimension() + 1;
-                        let range = band.points.start * n..band.points.end * n;
-                        BandKernel {
-                            corners_per_point: n,
-                            corners: lattice.corners_of(band),
-                            slice: &kernel.slice_weights()[range.clone()],
-                            splat: &kernel.splat_weights()[range],
-                            from: from.get(k).map_or(&[], |rows| rows.of(band)),
-                            to: to.get_mut(k).and_then(Iterator::next).unwrap_or_default(),
-                        }
-                    })
-                    .collect()
-            })
+        let mut band_kernel = |band: usize, k: usize, kernel: &'r PairwiseKernel| {
+            let lattice = kernel.lattice();
+            BandKernel {
+                lattice,
+                slice: kernel.slice_weights(),
+                splat: kernel.splat_weights(),
+                from: from.get(k).map_or(&[], |rows| rows.of(&lattice.bands()[band])),
+                to: to.get_mut(k).and_then(Iterator::next).unwrap_or_default(),
+            }
+        };
+        let kernels = || self.kernels.iter().enumerate();
+        (0..self.bands.len())
+            .map(|band| kernels().map(|(k, (kernel, _))| band_kernel(band, k, kernel)).collect())
             .collect()
     }
 
@@ -441,18 +345,14 @@ fn penalize(matrix: &[f32], labels: usize, rows: &mut Rows) {
             says[l * stride + m] = -0.5 * (matrix[l * labels + m] + matrix[m * labels + l]);
         }
     }
-    rows.values_mut()
-        .par_chunks_mut(stride * 256)
-        .for_each(|rows| {
-            let mut sum = vec![0.0; stride];
-            for row in rows.chunks_exact_mut(stride) {
-                sum.fill(0.0);
-                for (says, &x) in says.chunks_exact(stride).zip(row.iter()) {
-                    sum.iter_mut()
-                        .zip(says)
-                        .for_each(|(sum, says)| *sum += says * x);
-                }
-                row.copy_from_slice(&sum);
+    rows.values_mut().par_chunks_mut(stride * 256).for_each(|rows| {
+        let mut sum = vec![0.0; stride];
+        for row in rows.chunks_exact_mut(stride) {
+            sum.fill(0.0);
+            for (says, &x) in says.chunks_exact(stride).zip(row.iter()) {
+                sum.iter_mut().zip(says).for_each(|(sum, says)| *sum += says * x);
             }
-        });
+            row.copy_from_slice(&sum);
+        }
+    });
 }

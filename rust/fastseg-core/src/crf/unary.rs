@@ -5,15 +5,16 @@
 
 use std::f32::consts::{LN_2, LOG2_E};
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::control::{Cancelled, Control};
+use crate::lattice::{Segment, Tiling};
 use crate::simd::{Kernel, Simd, dispatch};
 
-/// Points that are converted together.
-const TILE: usize = 64;
-/// Tiles in one task.
-const TILES_PER_TASK: usize = 64;
+/// Points that are converted together: the most in a segment.
+const TOGETHER: usize = 64;
 /// Above one by more than rounding is no probability.
 const LARGEST_PROBABILITY: f32 = 1.001;
 
@@ -60,54 +61,60 @@ impl Unary<'_> {
         }
     }
 
-    /// Writes the scores, `labels` for each point, and returns the sum over all points of what was
-    /// taken off them, in nats: the constant part of ΣQ·U.
+    /// Writes the scores in tile order, `labels` for each point, and returns the sum over all
+    /// points of what was taken off them, in nats: the constant part of ΣQ·U.
     pub(super) fn scores(
         &self,
         labels: usize,
+        tiling: &Tiling,
         out: &mut [f32],
         control: &Control,
     ) -> Result<f64, UnaryError> {
-        self.convert(labels, labels, out, control)
+        self.convert(labels, labels, tiling, out, control)
     }
 
-    /// Writes score 1 less score 0 of each point of a problem with two labels.
-    pub(super) fn differences(&self, out: &mut [f32], control: &Control) -> Result<(), UnaryError> {
-        self.convert(2, 1, out, control).map(|_| ())
+    /// Writes score 1 less score 0 of each point of a problem with two labels, in tile order.
+    pub(super) fn differences(
+        &self,
+        tiling: &Tiling,
+        out: &mut [f32],
+        control: &Control,
+    ) -> Result<(), UnaryError> {
+        self.convert(2, 1, tiling, out, control).map(|_| ())
     }
 
     fn convert(
         &self,
         labels: usize,
         per_point: usize,
-        out: &mut [f32],
+        tiling: &Tiling,
+        mut out: &mut [f32],
         control: &Control,
     ) -> Result<f64, UnaryError> {
-        let parts: Vec<f64> = out
-            .par_chunks_mut(TILE * TILES_PER_TASK * per_point)
-            .enumerate()
-            .map(|(task, out)| {
-                control.check()?;
-                let start = task * TILE * TILES_PER_TASK;
-                dispatch(Convert {
-                    unary: *self,
-                    labels,
-                    per_point,
-                    start,
-                    out,
-                })
+        let parts: Vec<_> = tiling
+            .bands()
+            .into_iter()
+            .map(|tiles| {
+                let floats = tiling.points_of(&tiles).len() * per_point;
+                let out = out.split_off_mut(..floats).unwrap_or_default();
+                Convert { unary: *self, labels, per_point, tiling, tiles, out, control }
             })
-            .collect::<Result<_, _>>()?;
-        Ok(parts.into_iter().sum())
+            .collect();
+        let constants: Vec<f64> =
+            parts.into_par_iter().with_max_len(1).map(dispatch).collect::<Result<_, _>>()?;
+        Ok(constants.into_iter().sum())
     }
 }
 
+/// Converts the points of some tiles.
 struct Convert<'a> {
     unary: Unary<'a>,
     labels: usize,
     per_point: usize,
-    start: usize,
+    tiling: &'a Tiling,
+    tiles: Range<usize>,
     out: &'a mut [f32],
+    control: &'a Control,
 }
 
 impl Kernel for Convert<'_> {
@@ -115,33 +122,35 @@ impl Kernel for Convert<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) -> Self::Output {
-        let points = self.unary.values().len() / self.labels;
-        let mut tile = vec![[0.0f32; TILE]; self.labels];
+        let points = self.tiling.points();
+        let mut rows = vec![[0.0f32; TOGETHER]; self.labels];
         let mut constant = 0.0;
-        for (i, out) in self.out.chunks_mut(TILE * self.per_point).enumerate() {
-            let start = self.start + i * TILE;
-            let count = out.len() / self.per_point;
-            for (label, row) in tile.iter_mut().enumerate() {
-                let from = &self.unary.values()[label * points + start..][..count];
-                row[..count].copy_from_slice(from);
-                row[count..].fill(from[count - 1]);
-            }
-            let valid = match self.unary {
-                Unary::Probs { clip, .. } => scores_of_probs(&mut tile, clip),
-                Unary::Energies(_) => scores_of_energies(&mut tile, &mut constant, count),
-            };
-            if !valid {
-                return Err(self.unary.first_invalid(self.labels, start, count));
-            }
-            if self.per_point == 1 {
-                let (zero, one) = (&tile[0], &tile[1]);
-                for (p, out) in out.iter_mut().enumerate() {
-                    *out = one[p] - zero[p];
+        let mut out = self.out;
+        for tile in &self.tiling.tiles()[self.tiles] {
+            self.control.check()?;
+            for &Segment { memory, len, .. } in self.tiling.segments(tile) {
+                for (label, row) in rows.iter_mut().enumerate() {
+                    let from = &self.unary.values()[label * points + memory..][..len];
+                    row[..len].copy_from_slice(from);
+                    row[len..].fill(from[len - 1]);
                 }
-            } else {
-                for (p, out) in out.chunks_exact_mut(self.labels).enumerate() {
-                    for (out, row) in out.iter_mut().zip(&tile) {
-                        *out = row[p];
+                let valid = match self.unary {
+                    Unary::Probs { clip, .. } => scores_of_probs(&mut rows, clip),
+                    Unary::Energies(_) => scores_of_energies(&mut rows, &mut constant, len),
+                };
+                if !valid {
+                    return Err(self.unary.first_invalid(self.labels, memory, len));
+                }
+                let out = out.split_off_mut(..len * self.per_point).unwrap_or_default();
+                if self.per_point < self.labels {
+                    for ((out, one), zero) in out.iter_mut().zip(&rows[1]).zip(&rows[0]) {
+                        *out = one - zero;
+                    }
+                } else {
+                    for (p, out) in out.chunks_exact_mut(self.labels).enumerate() {
+                        for (out, row) in out.iter_mut().zip(&rows) {
+                            *out = row[p];
+                        }
                     }
                 }
             }
@@ -162,11 +171,7 @@ impl Unary<'_> {
             for point in start..start + count {
                 let value = self.values()[label * points + point];
                 if !is_valid(value) {
-                    return UnaryError::Value {
-                        label,
-                        point,
-                        value,
-                    };
+                    return UnaryError::Value { label, point, value };
                 }
             }
         }
@@ -174,20 +179,16 @@ impl Unary<'_> {
         let impossible =
             |&p: &usize| (0..labels).all(|l| self.values()[l * points + p] == f32::INFINITY);
         let point = (start..start + count).find(impossible).unwrap_or(start);
-        UnaryError::Value {
-            label: 0,
-            point,
-            value: f32::INFINITY,
-        }
+        UnaryError::Value { label: 0, point, value: f32::INFINITY }
     }
 }
 
 #[inline(always)]
-fn scores_of_probs(tile: &mut [[f32; TILE]], clip: f32) -> bool {
-    let mut sum = [0.0f32; TILE];
-    let mut bad = [0u32; TILE];
-    for row in tile.iter() {
-        for p in 0..TILE {
+fn scores_of_probs(rows: &mut [[f32; TOGETHER]], clip: f32) -> bool {
+    let mut sum = [0.0f32; TOGETHER];
+    let mut bad = [0u32; TOGETHER];
+    for row in rows.iter() {
+        for p in 0..TOGETHER {
             sum[p] += row[p];
             bad[p] |= u32::from(!(row[p] >= 0.0)) | u32::from(!(row[p] <= LARGEST_PROBABILITY));
         }
@@ -196,8 +197,8 @@ fn scores_of_probs(tile: &mut [[f32; TILE]], clip: f32) -> bool {
     for sum in &mut sum {
         *sum = if *sum > 0.0 { 1.0 / *sum } else { 0.0 };
     }
-    for row in tile.iter_mut() {
-        for p in 0..TILE {
+    for row in rows.iter_mut() {
+        for p in 0..TOGETHER {
             let x = row[p] * sum[p];
             row[p] = log2(if x > clip { x } else { clip });
         }
@@ -206,20 +207,20 @@ fn scores_of_probs(tile: &mut [[f32; TILE]], clip: f32) -> bool {
 }
 
 #[inline(always)]
-fn scores_of_energies(tile: &mut [[f32; TILE]], constant: &mut f64, count: usize) -> bool {
-    let mut least = [f32::INFINITY; TILE];
-    let mut bad = [0u32; TILE];
-    for row in tile.iter() {
-        for p in 0..TILE {
+fn scores_of_energies(rows: &mut [[f32; TOGETHER]], constant: &mut f64, count: usize) -> bool {
+    let mut least = [f32::INFINITY; TOGETHER];
+    let mut bad = [0u32; TOGETHER];
+    for row in rows.iter() {
+        for p in 0..TOGETHER {
             least[p] = if row[p] < least[p] { row[p] } else { least[p] };
             bad[p] |= u32::from(!(row[p] > f32::NEG_INFINITY));
         }
     }
-    for p in 0..TILE {
+    for p in 0..TOGETHER {
         bad[p] |= u32::from(!(least[p] < f32::INFINITY));
     }
-    for row in tile.iter_mut() {
-        for p in 0..TILE {
+    for row in rows.iter_mut() {
+        for p in 0..TOGETHER {
             row[p] = (least[p] - row[p]) * LOG2_E;
         }
     }
@@ -230,11 +231,7 @@ fn scores_of_energies(tile: &mut [[f32; TILE]], constant: &mut f64, count: usize
 /// log₂ of a positive normal float to 2e-7 (absolute near 1, relative elsewhere); below, −126.
 #[inline(always)]
 pub(super) fn log2(x: f32) -> f32 {
-    let x = if x > f32::MIN_POSITIVE {
-        x
-    } else {
-        f32::MIN_POSITIVE
-    };
+    let x = if x > f32::MIN_POSITIVE { x } else { f32::MIN_POSITIVE };
     // Split into 2^e · m with m in [√½, √2).
     const ROOT_HALF: u32 = 0x3F35_04F3;
     let bits = x.to_bits().wrapping_sub(ROOT_HALF);
@@ -259,10 +256,7 @@ mod tests {
         for i in 1..100_000 {
             let x = i as f32 * 1e-5;
             let exact = f64::from(x).log2();
-            assert!(
-                (f64::from(log2(x)) - exact).abs() <= 2e-7 * exact.abs().max(1.0),
-                "log2({x})"
-            );
+            assert!((f64::from(log2(x)) - exact).abs() <= 2e-7 * exact.abs().max(1.0), "log2({x})");
         }
         assert_eq!(log2(1.0), 0.0);
         assert_eq!(log2(0.0), -126.0);

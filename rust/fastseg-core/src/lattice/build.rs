@@ -10,24 +10,17 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::embed::Embedding;
-use super::features::{BLOCK, Features, Lanes};
+use super::features::{BLOCK, Features};
 use super::keys::{Key, KeyLayout, ranges, sub, words};
 use super::table::Table;
+use super::tiling::{TILE, Tiling};
 use super::{Band, CHAIN_END, Lattice, LatticeError};
 use crate::control::Control;
 use crate::memory::Workspace;
 use crate::simd::{Kernel, Simd, dispatch};
 
-/// Points in a band when there are enough of them; fewer would leave more ghosts.
-const BAND_POINTS: usize = 1 << 15;
-/// The most bands, and so the most threads that are of use.
-const MAX_BANDS: usize = 16;
 /// Widest key in words; enough for about a hundred features.
 const MAX_WORDS: usize = 8;
-/// Blocks between two looks at whether to stop.
-const BLOCKS_PER_CHECK: usize = 256;
-/// Recently seen simplices that are remembered, a power of two.
-const REMEMBERED: usize = 1 << 11;
 
 const NONE: u32 = u32::MAX;
 
@@ -53,36 +46,15 @@ impl Lattice {
             return Err(LatticeError::TooManyPoints { points });
         }
         let ranges = ranges(&bounds)?;
-        let build = Build {
-            features,
-            with_origin,
-            workspace,
-            control,
-        };
+        let build = Build { features, with_origin, workspace, control };
         match words(&ranges) {
             1 => build.run(&KeyLayout::<1>::new(&ranges)),
             2 => build.run(&KeyLayout::<2>::new(&ranges)),
             3..=4 => build.run(&KeyLayout::<4>::new(&ranges)),
             5..=MAX_WORDS => build.run(&KeyLayout::<MAX_WORDS>::new(&ranges)),
-            words => Err(LatticeError::KeyTooWide {
-                words,
-                limit: MAX_WORDS,
-            }),
+            words => Err(LatticeError::KeyTooWide { words, limit: MAX_WORDS }),
         }
     }
-}
-
-/// Cuts `points` into bands, the same for any number of threads.
-fn bands_of(points: usize) -> Vec<Range<usize>> {
-    let count = (points / BAND_POINTS).clamp(1, MAX_BANDS);
-    let blocks = points.div_ceil(BLOCK);
-    (0..count)
-        .map(|b| {
-            let start = blocks * b / count * BLOCK;
-            let end = blocks * (b + 1) / count * BLOCK;
-            start.min(points)..end.min(points)
-        })
-        .collect()
 }
 
 struct Build<'a> {
@@ -119,48 +91,75 @@ impl<const W: usize> BandVertices<W> {
         }
         number
     }
+
+    /// Writes the numbers of the corners of the simplex with corner `base` and `steps` from there.
+    #[inline(always)]
+    fn number_corners(
+        &mut self,
+        base: Key<W>,
+        steps: &[u8],
+        layout: &KeyLayout<W>,
+        corners: &mut [u32],
+    ) {
+        let mut key = base;
+        corners[0] = self.number(0, key);
+        for (r, &step) in steps.iter().enumerate() {
+            key = sub(key, layout.unit[usize::from(step)]);
+            corners[r + 1] = self.number(r + 1, key);
+        }
+    }
 }
 
 impl Build<'_> {
     fn run<const W: usize>(&self, layout: &KeyLayout<W>) -> Result<Lattice, LatticeError> {
         let dimension = self.features.dimension();
         let classes = dimension + 1;
-        let points = self.features.points();
+        let tiling = Tiling::new(&self.features.shape());
+        let points = tiling.points();
+        let tiles = tiling.bands();
+        let ranges: Vec<_> = tiles.iter().map(|tiles| tiling.points_of(tiles)).collect();
+        // There are at most as many runs as points; memory that no run needs is never touched.
+        let mut lengths = self.workspace.take::<u16>(points);
         let mut corners = self.workspace.take::<u32>(points * classes);
+        let mut order = self.workspace.take::<u16>(points);
         let mut weights = self.workspace.take::<f32>(points * classes);
-
-        let ranges = bands_of(points);
-        let last = ranges.len() - 1;
-        let parts: Vec<_> = split(&mut corners, &ranges, classes)
-            .into_iter()
+        let parts: Vec<_> = tiles
+            .iter()
+            .cloned()
+            .zip(split(&mut lengths, &ranges, 1))
+            .zip(split(&mut corners, &ranges, classes))
+            .zip(split(&mut order, &ranges, 1))
             .zip(split(&mut weights, &ranges, classes))
-            .zip(&ranges)
-            .enumerate()
-            .collect();
-        let vertices: Vec<BandVertices<W>> = parts
-            .into_par_iter()
-            .with_max_len(1)
-            .map(|(b, ((corners, weights), range))| {
-                dispatch(EmbedBand {
-                    features: self.features,
-                    layout,
-                    points: range.clone(),
-                    with_origin: self.with_origin && b == last,
-                    corners,
-                    weights,
-                    control: self.control,
-                })
+            .map(|((((tiles, lengths), corners), order), weights)| EmbedBand {
+                features: self.features,
+                layout,
+                tiling: &tiling,
+                with_origin: self.with_origin && tiles.end == tiling.tiles().len(),
+                tiles,
+                lengths,
+                corners,
+                order,
+                weights,
+                control: self.control,
             })
-            .collect::<Result<_, _>>()?;
+            .collect();
+        let parts: Vec<(BandVertices<W>, Vec<u32>)> =
+            parts.into_par_iter().with_max_len(1).map(dispatch).collect::<Result<_, _>>()?;
+        let (vertices, run_counts): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
 
-        let mut bands = Vec::with_capacity(ranges.len());
+        let mut bands = Vec::with_capacity(tiles.len());
+        let mut tile_runs = Vec::with_capacity(tiling.tiles().len());
         let mut row = 0;
-        for (points, band) in ranges.into_iter().zip(&vertices) {
+        for (((tiles, points), band), counts) in
+            tiles.into_iter().zip(ranges).zip(&vertices).zip(run_counts)
+        {
+            let mut run = points.start as u32;
+            for count in counts {
+                tile_runs.push((run, count));
+                run += count;
+            }
             let end = row + band.count as usize;
-            bands.push(Band {
-                points,
-                rows: row..end,
-            });
+            bands.push(Band { tiles, points, rows: row..end });
             row = end;
         }
         if row >= CHAIN_END as usize {
@@ -178,10 +177,13 @@ impl Build<'_> {
             .collect();
         Ok(Lattice {
             dimension,
-            points,
             vertices: row - ghosts.len(),
+            tiling,
             bands,
+            tile_runs,
+            lengths,
             corners,
+            order,
             weights,
             ghosts,
             chains,
@@ -197,11 +199,7 @@ fn split<'a, T>(
 ) -> Vec<&'a mut [T]> {
     ranges
         .iter()
-        .map(|range| {
-            values
-                .split_off_mut(..range.len() * per_point)
-                .unwrap_or_default()
-        })
+        .map(|range| values.split_off_mut(..range.len() * per_point).unwrap_or_default())
         .collect()
 }
 
@@ -218,11 +216,7 @@ fn merge<const W: usize>(
     let merged: Vec<_> = (0..classes)
         .into_par_iter()
         .map(|class| {
-            let most = vertices
-                .iter()
-                .map(|band| band.touched[class].len())
-                .max()
-                .unwrap_or(0);
+            let most = vertices.iter().map(|band| band.touched[class].len()).max().unwrap_or(0);
             let mut table = Table::with_room(2 * most);
             let mut ghosts = Vec::new();
             for (vertices, band) in vertices.iter().zip(bands) {
@@ -277,19 +271,23 @@ fn chains<const W: usize>(
     chains
 }
 
-/// Embeds the points of one band and numbers the vertices they touch.
+/// Embeds the points of one band, sorts each tile into runs and numbers the vertices.
 struct EmbedBand<'a, const W: usize> {
     features: &'a Features<'a>,
     layout: &'a KeyLayout<W>,
-    points: Range<usize>,
+    tiling: &'a Tiling,
+    tiles: Range<usize>,
     with_origin: bool,
+    lengths: &'a mut [u16],
     corners: &'a mut [u32],
+    order: &'a mut [u16],
     weights: &'a mut [f32],
     control: &'a Control,
 }
 
 impl<const W: usize> Kernel for EmbedBand<'_, W> {
-    type Output = Result<BandVertices<W>, LatticeError>;
+    /// The vertices, and how many runs each tile has.
+    type Output = Result<(BandVertices<W>, Vec<u32>), LatticeError>;
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) -> Self::Output {
@@ -306,106 +304,157 @@ impl<const W: usize> Kernel for EmbedBand<'_, W> {
 
 impl<const W: usize> EmbedBand<'_, W> {
     #[inline(always)]
-    fn embed(self, d: usize) -> Result<BandVertices<W>, LatticeError> {
-        let classes = d + 1;
+    fn embed(self, d: usize) -> Result<(BandVertices<W>, Vec<u32>), LatticeError> {
+        let n = d + 1;
         let mut features = vec![[0.0; BLOCK]; d];
         let mut embedding = Embedding::new(d);
-        let mut vertices = BandVertices::new(classes);
-        let mut recent = RecentSimplices::new(classes);
-        let blocks = self.points.clone().step_by(BLOCK);
-        let corners = self.corners.chunks_mut(BLOCK * classes);
-        let weights = self.weights.chunks_mut(BLOCK * classes);
-        for (i, ((start, corners), weights)) in blocks.zip(corners).zip(weights).enumerate() {
-            if i % BLOCKS_PER_CHECK == 0 {
-                self.control.check()?;
-            }
-            self.features.fill(start, &mut features);
-            embedding.embed(d, &features, self.layout);
-            let corners = corners.chunks_exact_mut(classes);
-            let weights = weights.chunks_exact_mut(classes);
-            for (lane, (corners, weights)) in corners.zip(weights).enumerate() {
-                for r in 0..classes {
-                    weights[r] = embedding.weight[r][lane];
+        let mut vertices = BandVertices::new(n);
+        let mut simplices = TileSimplices::new(d);
+        let mut run_counts = Vec::with_capacity(self.tiles.len());
+        let (mut run, mut point) = (0, 0);
+        for tile in &self.tiling.tiles()[self.tiles.clone()] {
+            self.control.check()?;
+            for segment in self.tiling.segments(tile) {
+                for start in (0..segment.len).step_by(BLOCK) {
+                    let count = BLOCK.min(segment.len - start);
+                    self.features.fill(segment.memory + start, count, &mut features);
+                    embedding.embed(d, &features, self.layout);
+                    simplices.put(d, segment.local + start, count, &embedding);
                 }
-                number_corners(
-                    lane,
-                    d,
-                    &embedding,
-                    self.layout,
-                    &mut vertices,
-                    &mut recent,
-                    corners,
-                );
             }
+            let points = tile.points.len();
+            let runs = simplices.sort(
+                d,
+                points,
+                &mut self.order[point..point + points],
+                &mut self.weights[point * n..(point + points) * n],
+            );
+            for i in 0..runs {
+                let first = simplices.runs[i];
+                self.lengths[run + i] = first.length;
+                let corners = &mut self.corners[(run + i) * n..(run + i + 1) * n];
+                let (base, steps) = simplices.of(d, first.point);
+                vertices.number_corners(base, steps, self.layout, corners);
+            }
+            run_counts.push(runs as u32);
+            run += runs;
+            point += points;
         }
         if self.with_origin {
-            let zero: Vec<Lanes> = vec![[0.0; BLOCK]; d];
-            embedding.embed(d, &zero, self.layout);
-            let corners = &mut vec![0; classes];
-            number_corners(
-                0,
-                d,
-                &embedding,
-                self.layout,
-                &mut vertices,
-                &mut recent,
-                corners,
-            );
+            embedding.embed(d, &vec![[0.0; BLOCK]; d], self.layout);
+            simplices.put(d, 0, 1, &embedding);
+            let (base, steps) = simplices.of(d, 0);
+            vertices.number_corners(base, steps, self.layout, &mut vec![0; n]);
         }
-        Ok(vertices)
+        Ok((vertices, run_counts))
     }
 }
 
-/// Writes the numbers of the vertices of the point in `lane`.
-#[inline(always)]
-fn number_corners<const W: usize>(
-    lane: usize,
-    d: usize,
-    embedding: &Embedding<W>,
-    layout: &KeyLayout<W>,
-    vertices: &mut BandVertices<W>,
-    recent: &mut RecentSimplices<W>,
-    corners: &mut [u32],
-) {
-    let base = embedding.base[lane];
-    // Four bits for each coordinate's place; beyond sixteen corners nothing is remembered.
-    let order = (0..d).fold(0u64, |code, r| {
-        (code << 4) | u64::from(embedding.order[r][lane])
-    });
-    let slot = recent.slot(&base, order);
-    if d < 16 && recent.simplex[slot] == (base, order) {
-        corners.copy_from_slice(&recent.corners[slot * (d + 1)..][..d + 1]);
-        return;
-    }
-    let mut key = base;
-    for (r, corner) in corners.iter_mut().enumerate() {
-        *corner = vertices.number(r, key);
-        key = sub(key, layout.unit[usize::from(embedding.order[r][lane])]);
-    }
-    recent.simplex[slot] = (base, order);
-    recent.corners[slot * (d + 1)..][..d + 1].copy_from_slice(corners);
+/// A run: how many points it has, and one of them.
+#[derive(Clone, Copy)]
+struct Run {
+    point: u16,
+    length: u16,
 }
 
-/// Simplices seen lately: neighbouring pixels often share one.
-struct RecentSimplices<const W: usize> {
-    simplex: Vec<(Key<W>, u64)>,
-    corners: Vec<u32>,
+/// The simplices of the points of one tile, and how they are sorted into runs.
+struct TileSimplices<const W: usize> {
+    base: Vec<Key<W>>,
+    /// For each point the order of steps from corner to corner.
+    steps: Vec<u8>,
+    weights: Vec<f32>,
+    /// The run of each point.
+    run: Vec<u16>,
+    runs: Vec<Run>,
+    /// From hash of a simplex to the run that it is, and the tile in which that was.
+    slots: Vec<(u32, u16)>,
+    tile: u32,
 }
 
-impl<const W: usize> RecentSimplices<W> {
-    fn new(classes: usize) -> Self {
-        // No simplex has the order "all ones", so the table starts out empty.
+/// Slots of the table of simplices of a tile, a power of two with room to spare.
+const SLOTS: usize = 2 * TILE;
+
+impl<const W: usize> TileSimplices<W> {
+    fn new(d: usize) -> Self {
         Self {
-            simplex: vec![([0; W], u64::MAX); REMEMBERED],
-            corners: vec![0; REMEMBERED * classes],
+            base: vec![[0; W]; TILE],
+            steps: vec![0; TILE * d],
+            weights: vec![0.0; TILE * (d + 1)],
+            run: vec![0; TILE],
+            runs: Vec::with_capacity(TILE),
+            slots: vec![(0, 0); SLOTS],
+            tile: 0,
+        }
+    }
+
+    /// Stores the first `count` lanes of a block as the points from `local` on.
+    #[inline(always)]
+    fn put(&mut self, d: usize, local: usize, count: usize, embedding: &Embedding<W>) {
+        let n = d + 1;
+        for lane in 0..count {
+            let point = local + lane;
+            self.base[point] = embedding.base[lane];
+            let weights = &mut self.weights[point * n..(point + 1) * n];
+            for (r, weight) in weights.iter_mut().enumerate() {
+                *weight = embedding.weight[r][lane];
+            }
+            let steps = &mut self.steps[point * d..(point + 1) * d];
+            for (r, step) in steps.iter_mut().enumerate() {
+                *step = embedding.order[r][lane];
+            }
         }
     }
 
     #[inline(always)]
-    fn slot(&self, base: &Key<W>, order: u64) -> usize {
-        let hash = base.iter().fold(order, |h, word| {
-            (h.rotate_left(29) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-        });
-        (hash >> 40) as usize % REMEMBERED
+    fn of(&self, d: usize, point: u16) -> (Key<W>, &[u8]) {
+        let point = usize::from(point);
+        (self.base[point], &self.steps[point * d..(point + 1) * d])
+    }
+
+    /// Sorts the points of the tile into runs, in order of first touch, and returns how many.
+    #[inline(always)]
+    fn sort(&mut self, d: usize, points: usize, order: &mut [u16], weights: &mut [f32]) -> usize {
+        let n = d + 1;
+        self.tile += 1;
+        self.runs.clear();
+        for point in 0..points as u16 {
+            let (base, steps) = self.of(d, point);
+            let code = steps.iter().fold(0u64, |code, &step| code.rotate_left(4) ^ u64::from(step));
+            let hash = base.iter().fold(code, |hash, word| {
+                (hash.rotate_left(29) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            });
+            let mut slot = (hash >> 40) as usize % SLOTS;
+            let run = loop {
+                let (tile, run) = self.slots[slot];
+                if tile != self.tile {
+                    let run = self.runs.len() as u16;
+                    self.slots[slot] = (self.tile, run);
+                    self.runs.push(Run { point, length: 0 });
+                    break run;
+                }
+                if self.of(d, self.runs[usize::from(run)].point) == (base, steps) {
+                    break run;
+                }
+                slot = (slot + 1) % SLOTS;
+            };
+            self.runs[usize::from(run)].length += 1;
+            self.run[usize::from(point)] = run;
+        }
+        // Counting sort.
+        let mut next = [0u16; TILE];
+        let mut at = 0;
+        for (next, run) in next.iter_mut().zip(&self.runs) {
+            *next = at;
+            at += run.length;
+        }
+        for point in 0..points {
+            let next = &mut next[usize::from(self.run[point])];
+            let at = usize::from(*next);
+            *next += 1;
+            order[at] = point as u16;
+            weights[at * n..(at + 1) * n]
+                .copy_from_slice(&self.weights[point * n..(point + 1) * n]);
+        }
+        self.runs.len()
     }
 }

@@ -53,8 +53,8 @@ pub enum Features<'a> {
         values: &'a [f32],
         /// How many features a point has.
         dimension: usize,
-        /// How many points there are.
-        points: usize,
+        /// The grid that the points form, slowest axis first; one axis if they form none.
+        shape: Vec<usize>,
     },
     /// The points of a grid, fastest axis first, followed by the channels of an image.
     Grid {
@@ -87,27 +87,25 @@ impl<'a> Features<'a> {
         }
     }
 
+    /// The grid that the points form, slowest axis first.
+    pub fn shape(&self) -> Vec<usize> {
+        match self {
+            Self::Planar { shape, .. } => shape.clone(),
+            Self::Grid { axes, .. } => axes.iter().rev().map(Vec::len).collect(),
+        }
+    }
+
     /// How many points there are.
     pub fn points(&self) -> usize {
-        match self {
-            Self::Planar { points, .. } => *points,
-            Self::Grid { axes, color: None } => axes.iter().map(Vec::len).product(),
-            Self::Grid {
-                color: Some((pixels, sigmas)),
-                ..
-            } => pixels.len() / sigmas.len(),
-        }
+        self.shape().iter().product()
     }
 
     /// The least and the greatest value of each feature.
     pub fn bounds(&self) -> Result<Vec<(f32, f32)>, LatticeError> {
         let bounds: Vec<(f32, f32)> = match self {
-            Self::Planar {
-                values,
-                dimension,
-                points,
-            } => (0..*dimension)
-                .map(|j| min_max(values[j * points..][..*points].iter().copied()))
+            Self::Planar { values, .. } => values
+                .chunks_exact(self.points())
+                .map(|feature| min_max(feature.iter().copied()))
                 .collect(),
             Self::Grid { axes, color } => {
                 let axes = axes.iter().map(|axis| min_max(axis.iter().copied()));
@@ -125,58 +123,42 @@ impl<'a> Features<'a> {
                 axes.chain(channels).collect()
             }
         };
-        match bounds
-            .iter()
-            .position(|(low, high)| !low.is_finite() || !high.is_finite())
-        {
+        match bounds.iter().position(|(low, high)| !low.is_finite() || !high.is_finite()) {
             Some(feature) => Err(LatticeError::NotFinite { feature }),
             None => Ok(bounds),
         }
     }
 
-    /// Writes the features of points `start..start + BLOCK`; past the last point it repeats it.
+    /// Writes the features of the `count` points from `start` on, all within one row of the grid;
+    /// past these it repeats the last.
     #[inline(always)]
-    pub(super) fn fill(&self, start: usize, out: &mut [Lanes]) {
-        let points = self.points();
-        let count = BLOCK.min(points - start);
+    pub(super) fn fill(&self, start: usize, count: usize, out: &mut [Lanes]) {
         match self {
-            Self::Planar {
-                values,
-                dimension,
-                points,
-            } => {
-                for (j, lanes) in out.iter_mut().enumerate().take(*dimension) {
-                    lanes[..count].copy_from_slice(&values[j * points + start..][..count]);
+            Self::Planar { values, .. } => {
+                let points = values.len() / out.len();
+                for (feature, lanes) in values.chunks_exact(points).zip(out.iter_mut()) {
+                    lanes[..count].copy_from_slice(&feature[start..start + count]);
                 }
             }
             Self::Grid { axes, color } => {
-                let width = axes.first().map_or(1, Vec::len);
-                let (x, row) = (start % width, start / width);
-                let (now, channels) = out.split_at_mut(axes.len());
-                if x + count <= width {
-                    // The usual block lies within one row.
-                    now[0][..count].copy_from_slice(&axes[0][x..x + count]);
-                    let mut rest = row;
-                    for (axis, lanes) in axes.iter().zip(now.iter_mut()).skip(1) {
-                        *lanes = [axis[rest % axis.len()]; BLOCK];
-                        rest /= axis.len();
-                    }
-                } else {
-                    for lane in 0..count {
-                        let mut rest = start + lane;
-                        for (axis, lanes) in axes.iter().zip(now.iter_mut()) {
-                            lanes[lane] = axis[rest % axis.len()];
-                            rest /= axis.len();
-                        }
+                let (position, channels) = out.split_at_mut(axes.len());
+                let mut rest = start;
+                for (i, (axis, lanes)) in axes.iter().zip(position).enumerate() {
+                    let at = rest % axis.len();
+                    rest /= axis.len();
+                    if i == 0 {
+                        lanes[..count].copy_from_slice(&axis[at..at + count]);
+                    } else {
+                        *lanes = [axis[at]; BLOCK];
                     }
                 }
                 if let Some((pixels, sigmas)) = color {
                     let step = sigmas.len();
                     for (c, (sigma, lanes)) in sigmas.iter().zip(channels).enumerate() {
-                        for lane in 0..count {
-                            lanes[lane] = pixels.at((start + lane) * step + c);
+                        for (lane, value) in lanes.iter_mut().enumerate().take(count) {
+                            *value = pixels.at((start + lane) * step + c);
                         }
-                        for value in lanes.iter_mut() {
+                        for value in lanes {
                             *value /= sigma;
                         }
                     }

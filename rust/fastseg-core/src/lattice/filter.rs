@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{Band, CHAIN_END, Lattice};
+use super::{Band, CHAIN_END, Lattice, TILE, Tile};
 use crate::control::{Cancelled, Control};
 use crate::memory::{Buffer, Workspace};
 use crate::simd::{Kernel, Level, Simd, dispatch};
@@ -13,8 +13,8 @@ use crate::simd::{Kernel, Level, Simd, dispatch};
 const ENTRIES_PER_TASK: usize = 1 << 12;
 /// Ghosts that one task adds or sets.
 const GHOSTS_PER_TASK: usize = 1 << 12;
-/// Points between two looks at whether to stop.
-pub(crate) const POINTS_PER_CHECK: usize = 1 << 13;
+/// How many chain entries ahead rows are called into the cache: they lie anywhere in memory.
+const PREFETCH: usize = 12;
 /// Vectors of one row that are held in registers at a time.
 pub(crate) const VECTORS: usize = 4;
 
@@ -26,15 +26,15 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Unwritten rows for `lattice`, for `channels` values at each vertex.
-    ///
-    /// One channel is stored as it is; more are padded to whole vectors.
-    pub fn new(lattice: &Lattice, channels: usize, workspace: &Arc<Workspace>) -> Self {
-        let stride = stride(channels);
-        Self {
-            data: workspace.take(lattice.rows() * stride),
-            stride,
-        }
+    /// Unwritten rows of one value.
+    pub(crate) fn single(lattice: &Lattice, workspace: &Arc<Workspace>) -> Self {
+        Self { data: workspace.take(lattice.rows()), stride: 1 }
+    }
+
+    /// Unwritten rows of several values, padded to whole vectors.
+    pub(crate) fn padded(lattice: &Lattice, channels: usize, workspace: &Arc<Workspace>) -> Self {
+        let stride = padded(channels);
+        Self { data: workspace.take(lattice.rows() * stride), stride }
     }
 
     /// Floats from one row to the next.
@@ -47,10 +47,6 @@ impl Rows {
         &self.data[band.rows.start * self.stride..band.rows.end * self.stride]
     }
 
-    pub(crate) fn values(&self) -> &[f32] {
-        &self.data
-    }
-
     pub(crate) fn values_mut(&mut self) -> &mut [f32] {
         &mut self.data
     }
@@ -60,21 +56,14 @@ impl Rows {
         let mut rest = &mut self.data[..];
         bands
             .iter()
-            .map(|band| {
-                rest.split_off_mut(..band.rows.len() * self.stride)
-                    .unwrap_or_default()
-            })
+            .map(|band| rest.split_off_mut(..band.rows.len() * self.stride).unwrap_or_default())
             .collect()
     }
 }
 
-/// Floats in a row of `channels` values.
-pub(crate) fn stride(channels: usize) -> usize {
-    if channels == 1 {
-        1
-    } else {
-        channels.next_multiple_of(Level::detect().lanes())
-    }
+/// Floats in a padded row of `channels` values.
+pub(crate) fn padded(channels: usize) -> usize {
+    channels.next_multiple_of(Level::detect().lanes())
 }
 
 /// A pointer that several threads write through, each to rows of its own.
@@ -116,103 +105,92 @@ impl Lattice {
         control: &Control,
     ) -> Result<(), Cancelled> {
         assert!(values.len() == out.len() && values.len().is_multiple_of(self.points().max(1)));
-        let mut rows = Rows::new(self, 1, workspace);
-        let channels = values
-            .chunks_exact(self.points())
-            .zip(out.chunks_exact_mut(self.points()));
+        let mut rows = Rows::single(self, workspace);
+        let alpha = self.alpha();
+        let channels = values.chunks_exact(self.points()).zip(out.chunks_exact_mut(self.points()));
         for (values, out) in channels {
-            self.splat_channel(self.weights(), |i| values[i], &mut rows, control)?;
+            let load = |tile: &Tile, block: &mut [f32]| {
+                for segment in self.tiling().segments(tile) {
+                    block[segment.local..][..segment.len]
+                        .copy_from_slice(&values[segment.memory..][..segment.len]);
+                }
+            };
+            self.splat_channel(load, &mut rows, control)?;
             self.blur(&mut rows, direction, None, control)?;
-            let alpha = self.alpha();
-            self.slice_channel(self.weights(), &rows, out, |sum| alpha * sum, control)?;
+            let out = Shared(out.as_mut_ptr());
+            let store = |tile: &Tile, block: &[f32]| {
+                for segment in self.tiling().segments(tile) {
+                    for (i, x) in block[segment.local..][..segment.len].iter().enumerate() {
+                        // SAFETY: every point is in one segment of one tile.
+                        unsafe { *out.get().add(segment.memory + i) = alpha * x };
+                    }
+                }
+            };
+            self.slice_channel(&rows, store, control)?;
         }
         Ok(())
     }
 
-    /// Multiplies the weights of each point by a factor.
+    /// Multiplies the weights of each point (counted in tile order) by a factor.
     pub(crate) fn scale_weights(&mut self, factor: impl Fn(usize) -> f32 + Sync) {
         let n = self.dimension() + 1;
-        let chunks = self
-            .weights_mut()
-            .par_chunks_mut(n * POINTS_PER_CHECK)
-            .enumerate();
-        chunks.for_each(|(task, weights)| {
-            for (i, weights) in weights.chunks_exact_mut(n).enumerate() {
-                let factor = factor(task * POINTS_PER_CHECK + i);
+        let mut rest = &mut self.weights[..];
+        let tiles: Vec<_> = self
+            .tiling
+            .tiles()
+            .iter()
+            .map(|tile| (tile, rest.split_off_mut(..tile.points.len() * n).unwrap_or_default()))
+            .collect();
+        let order = &self.order[..];
+        tiles.into_par_iter().with_min_len(8).for_each(|(tile, weights)| {
+            let order = &order[tile.points.clone()];
+            for (weights, &p) in weights.chunks_exact_mut(n).zip(order) {
+                let factor = factor(tile.points.start + usize::from(p));
                 weights.iter_mut().for_each(|weight| *weight *= factor);
             }
         });
     }
 
-    /// Spreads one value of each point over the vertices.
+    /// Spreads one value of each point, which `load` writes for a tile, over the vertices.
     pub(crate) fn splat_channel(
         &self,
-        weights: &[f32],
-        value: impl Fn(usize) -> f32 + Sync,
+        load: impl Fn(&Tile, &mut [f32]) + Sync,
         rows: &mut Rows,
         control: &Control,
     ) -> Result<(), Cancelled> {
         let n = self.dimension() + 1;
-        self.bands()
-            .par_iter()
-            .zip(rows.split(self.bands()))
-            .with_max_len(1)
-            .try_for_each(|(band, rows)| {
-                rows.fill(0.0);
-                let corners = self.corners_of(band).chunks_exact(n);
-                let weights = weights[band.points.start * n..].chunks_exact(n);
-                for (i, (corners, weights)) in band.points.clone().zip(corners.zip(weights)) {
-                    if i % POINTS_PER_CHECK == 0 {
-                        control.check()?;
-                    }
-                    let value = value(i);
-                    for (&corner, &weight) in corners.iter().zip(weights) {
-                        rows[corner as usize] += weight * value;
-                    }
-                }
-                Ok(())
-            })
+        let parts = self.bands().par_iter().zip(rows.split(self.bands()));
+        parts.with_max_len(1).try_for_each(|(band, rows)| {
+            rows.fill(0.0);
+            let mut block = vec![0.0; TILE];
+            for tile in band.tiles.clone() {
+                control.check()?;
+                load(&self.tiling().tiles()[tile], &mut block);
+                self.runs(tile).spread_channel(n, self.weights(), &block, rows);
+            }
+            Ok(())
+        })
     }
 
-    /// Gathers one value for each point from the vertices.
+    /// Gathers one value for each point from the vertices and hands each tile to `store`.
     pub(crate) fn slice_channel(
         &self,
-        weights: &[f32],
         rows: &Rows,
-        out: &mut [f32],
-        finish: impl Fn(f32) -> f32 + Sync,
+        store: impl Fn(&Tile, &[f32]) + Sync,
         control: &Control,
     ) -> Result<(), Cancelled> {
         let n = self.dimension() + 1;
-        let mut rest = out;
-        let parts: Vec<_> = self
-            .bands()
-            .iter()
-            .map(|band| {
-                (
-                    band,
-                    rest.split_off_mut(..band.points.len()).unwrap_or_default(),
-                )
-            })
-            .collect();
-        parts
-            .into_par_iter()
-            .with_max_len(1)
-            .try_for_each(|(band, out)| {
-                let rows = &rows.values()[band.rows.clone()];
-                let corners = self.corners_of(band).chunks_exact(n);
-                let weights = weights[band.points.start * n..].chunks_exact(n);
-                for (i, ((out, corners), weights)) in
-                    out.iter_mut().zip(corners).zip(weights).enumerate()
-                {
-                    if i % POINTS_PER_CHECK == 0 {
-                        control.check()?;
-                    }
-                    let taps = corners.iter().zip(weights);
-                    *out = finish(taps.map(|(&corner, &w)| w * rows[corner as usize]).sum());
-                }
-                Ok(())
-            })
+        self.bands().par_iter().with_max_len(1).try_for_each(|band| {
+            let rows = rows.of(band);
+            let mut block = vec![0.0; TILE];
+            for tile in band.tiles.clone() {
+                control.check()?;
+                block.fill(0.0);
+                self.runs(tile).gather_channel(n, self.weights(), rows, &mut block);
+                store(&self.tiling().tiles()[tile], &block);
+            }
+            Ok(())
+        })
     }
 
     /// Mixes neighbouring vertices along every axis: ½, 1, ½, a missing neighbour counting zero.
@@ -235,31 +213,17 @@ impl Lattice {
             unsafe {
                 let owner = std::slice::from_raw_parts_mut(data.get().add(owner * stride), stride);
                 let ghost = std::slice::from_raw_parts(data.get().add(ghost * stride), stride);
-                owner
-                    .iter_mut()
-                    .zip(ghost)
-                    .for_each(|(owner, ghost)| *owner += ghost);
+                owner.iter_mut().zip(ghost).for_each(|(owner, ghost)| *owner += ghost);
             }
         });
         let last = self.chains.len() - 1;
         for step in 0..=last {
             control.check()?;
-            let axis = if direction == Direction::Forward {
-                step
-            } else {
-                last - step
-            };
+            let axis = if direction == Direction::Forward { step } else { last - step };
             let scale = scale.filter(|_| step == last);
-            chain_tasks(&self.chains[axis])
-                .into_par_iter()
-                .for_each(|chains| {
-                    dispatch(BlurChains {
-                        chains,
-                        data,
-                        stride,
-                        scale,
-                    });
-                });
+            chain_tasks(&self.chains[axis]).into_par_iter().for_each(|chains| {
+                dispatch(BlurChains { chains, data, stride, scale });
+            });
         }
         self.for_ghosts(|owner, ghost| {
             // SAFETY: every ghost is written once, and owners are only read.
@@ -348,11 +312,7 @@ impl BlurChains<'_> {
             // SAFETY: as above.
             let mut here = unsafe { *at(row) };
             loop {
-                let next = if row & CHAIN_END == 0 {
-                    chains.next()
-                } else {
-                    None
-                };
+                let next = if row & CHAIN_END == 0 { chains.next() } else { None };
                 // SAFETY: as above.
                 let after = next.map_or(0.0, |&next| unsafe { *at(next) });
                 // SAFETY: as above.
@@ -376,33 +336,31 @@ impl BlurChains<'_> {
                 Some(scale) => S::load(scale.as_ptr().add(first + c * S::LANES)),
                 None => S::splat(1.0),
             });
-            let at = |row: u32| {
-                self.data
-                    .get()
-                    .add((row & !CHAIN_END) as usize * self.stride + first)
-            };
+            let at =
+                |row: u32| self.data.get().add((row & !CHAIN_END) as usize * self.stride + first);
             let load = |row: u32| -> [S::V; C] {
                 let p = at(row);
                 std::array::from_fn(|c| S::load(p.add(c * S::LANES)))
             };
-            let mut chains = self.chains.iter();
-            while let Some(&start) = chains.next() {
-                let (mut row, mut before, mut here) = (start, zero, load(start));
-                loop {
-                    let next = if row & CHAIN_END == 0 {
-                        chains.next()
-                    } else {
-                        None
-                    };
-                    let after = next.map_or(zero, |&next| load(next));
-                    let p = at(row);
+            let (mut before, mut here) = (zero, zero);
+            let mut is_start = true;
+            for (i, &row) in self.chains.iter().enumerate() {
+                if let Some(&ahead) = self.chains.get(i + PREFETCH) {
                     for c in 0..C {
-                        let sum = S::mul_add(half, S::add(before[c], after[c]), here[c]);
-                        S::store(p.add(c * S::LANES), S::mul(sum, scale[c]));
+                        S::prefetch(at(ahead).add(c * S::LANES));
                     }
-                    let Some(&next) = next else { break };
-                    (row, before, here) = (next, here, after);
                 }
+                if is_start {
+                    (before, here) = (zero, load(row));
+                }
+                is_start = row & CHAIN_END != 0;
+                let after = if is_start { zero } else { load(self.chains[i + 1]) };
+                let p = at(row);
+                for c in 0..C {
+                    let sum = S::mul_add(half, S::add(before[c], after[c]), here[c]);
+                    S::store(p.add(c * S::LANES), S::mul(sum, scale[c]));
+                }
+                (before, here) = (here, after);
             }
         }
     }

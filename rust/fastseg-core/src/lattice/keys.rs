@@ -31,7 +31,7 @@ pub struct KeyLayout<const W: usize> {
 
 /// The scale of each feature, from the paper: the blur of the lattice then has unit variance.
 pub fn scales(dimension: usize) -> Vec<f32> {
-    let deviation = (2.0f64 / 3.0).sqrt() as f32 * (dimension + 1) as f32;
+    let deviation = ((2.0f64 / 3.0).sqrt() * (dimension + 1) as f64) as f32;
     (0..dimension)
         .map(|i| {
             let step = 1.0 / (((i + 1) * (i + 2)) as f64).sqrt();
@@ -46,12 +46,7 @@ pub fn ranges(bounds: &[(f32, f32)]) -> Result<Vec<(i64, i64)>, LatticeError> {
     let scaled: Vec<(f64, f64)> = bounds
         .iter()
         .zip(scales(d))
-        .map(|(&(low, high), s)| {
-            (
-                f64::from(low) * f64::from(s),
-                f64::from(high) * f64::from(s),
-            )
-        })
+        .map(|(&(low, high), s)| (f64::from(low) * f64::from(s), f64::from(high) * f64::from(s)))
         .collect();
     let largest = |j: usize| scaled[j].0.abs().max(scaled[j].1.abs()) * (d as f64);
     if let Some(feature) = (0..d).find(|&j| largest(j) > LARGEST_COORDINATE) {
@@ -116,12 +111,7 @@ impl<const W: usize> KeyLayout<W> {
             unit[word] = 1 << shift;
             ones[word] += 1 << shift;
         }
-        Self {
-            unit,
-            ones,
-            low: ranges.iter().map(|r| r.0 as i32).collect(),
-            place,
-        }
+        Self { unit, ones, low: ranges.iter().map(|r| r.0 as i32).collect(), place }
     }
 
     /// Packs the coordinate `i` with value `q` into `key`.

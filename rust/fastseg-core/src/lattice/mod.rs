@@ -5,8 +5,13 @@
 //! values: *splat* spreads each point's value over the corners of its simplex, *blur* mixes
 //! neighbouring vertices along each axis, *slice* gathers the result back at the points.
 //!
+//! # Tiles and runs
+//! Points are worked through tile by tile (see [`tiling`]), and within a tile sorted so that those
+//! in the same simplex, a *run*, follow each other: a run reads and writes the rows of its corners
+//! once for all its points.
+//!
 //! # Bands
-//! The points are cut into bands, a number that depends only on how many points there are. Each
+//! The tiles are cut into bands, a number that depends only on how many points there are. Each
 //! band numbers the vertices it touches on its own and owns a contiguous run of rows, so bands
 //! splat side by side without locks. A vertex that several bands touch has one row in each; the
 //! first is its *owner*, the others are *ghosts*, added to it in band order before the blur and
@@ -17,12 +22,15 @@ mod embed;
 mod features;
 mod filter;
 mod keys;
+mod runs;
 mod table;
+mod tiling;
 
 pub use features::{Features, Pixels};
 pub use filter::{Direction, Rows};
-pub(crate) use filter::{Shared, VECTORS, stride};
+pub(crate) use filter::{Shared, VECTORS, padded};
 pub use keys::LARGEST_COORDINATE;
+pub(crate) use tiling::{Segment, TILE, Tile, Tiling};
 
 use std::fmt;
 use std::ops::Range;
@@ -73,11 +81,7 @@ impl fmt::Display for LatticeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFinite { feature } => write!(f, "feature {feature} is NaN or infinite"),
-            Self::OutOfRange {
-                feature,
-                value,
-                limit,
-            } => write!(
+            Self::OutOfRange { feature, value, limit } => write!(
                 f,
                 "feature {feature} reaches {value:.4e} sigmas, more than the {limit:.4e} up to which \
                  32-bit floats can place a point inside the lattice"
@@ -88,10 +92,7 @@ impl fmt::Display for LatticeError {
                  are: use fewer features or larger sigmas"
             ),
             Self::TooManyPoints { points } => {
-                write!(
-                    f,
-                    "{points} points are more than the 2^31 / (dimension + 1) that fit"
-                )
+                write!(f, "{points} points are more than the 2^31 / (dimension + 1) that fit")
             }
             Self::Cancelled => write!(f, "cancelled"),
         }
@@ -100,11 +101,27 @@ impl fmt::Display for LatticeError {
 
 impl std::error::Error for LatticeError {}
 
-/// One contiguous part of the points and the rows that it writes.
+/// One contiguous part of the tiles and the rows that it writes.
 #[derive(Clone, Debug)]
 pub(crate) struct Band {
+    pub tiles: Range<usize>,
+    /// In tile order.
     pub points: Range<usize>,
     pub rows: Range<usize>,
+}
+
+/// The runs of one tile.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Runs<'a> {
+    /// How many points each run has.
+    pub lengths: &'a [u16],
+    /// For each run the rows of its `dimension + 1` corners, counted from its band's first row.
+    pub corners: &'a [u32],
+    /// The points of all runs, within the tile.
+    pub order: &'a [u16],
+    /// The index of the first of these points among all points, in run order: its weights start
+    /// at `dimension + 1` times that.
+    pub first: usize,
 }
 
 /// Marks the last vertex of a chain in [`Lattice::chains`].
@@ -114,12 +131,18 @@ const CHAIN_END: u32 = 1 << 31;
 #[derive(Debug)]
 pub struct Lattice {
     dimension: usize,
-    points: usize,
     vertices: usize,
+    tiling: Tiling,
     bands: Vec<Band>,
-    /// For each point the rows of its `dimension + 1` vertices, counted from its band's first row.
+    /// For each tile its first run, and how many it has.
+    tile_runs: Vec<(u32, u32)>,
+    /// For each run how many points it has.
+    lengths: Buffer<u16>,
+    /// For each run the rows of its corners, counted from its band's first row.
     corners: Buffer<u32>,
-    /// For each point the weights of its vertices, which sum to one.
+    /// For each point in run order which of its tile it is.
+    order: Buffer<u16>,
+    /// For each point in run order the weights of its corners, which sum to one.
     weights: Buffer<f32>,
     /// (owner, ghost) rows, sorted.
     ghosts: Vec<(u32, u32)>,
@@ -136,7 +159,7 @@ impl Lattice {
 
     /// How many points there are.
     pub fn points(&self) -> usize {
-        self.points
+        self.tiling.points()
     }
 
     /// How many distinct vertices the points touch.
@@ -153,20 +176,28 @@ impl Lattice {
         &self.bands
     }
 
-    /// The corners of all points of a band, `dimension + 1` each.
-    pub(crate) fn corners_of(&self, band: &Band) -> &[u32] {
-        let n = self.dimension + 1;
-        &self.corners[band.points.start * n..band.points.end * n]
+    pub(crate) fn tiling(&self) -> &Tiling {
+        &self.tiling
     }
 
-    /// The weights of all points, `dimension + 1` each.
+    /// The runs of a tile.
+    #[inline(always)]
+    pub(crate) fn runs(&self, tile: usize) -> Runs<'_> {
+        let (first, count) = self.tile_runs[tile];
+        let runs = first as usize..(first + count) as usize;
+        let n = self.dimension + 1;
+        let points = self.tiling.tiles()[tile].points.clone();
+        Runs {
+            lengths: &self.lengths[runs.clone()],
+            corners: &self.corners[runs.start * n..runs.end * n],
+            first: points.start,
+            order: &self.order[points],
+        }
+    }
+
+    /// The weights of all points in run order, `dimension + 1` each.
     pub(crate) fn weights(&self) -> &[f32] {
         &self.weights
-    }
-
-    /// The weights, to scale them.
-    pub(crate) fn weights_mut(&mut self) -> &mut [f32] {
-        &mut self.weights
     }
 
     /// Exchanges the weights with others.
@@ -181,7 +212,7 @@ impl Lattice {
 
     /// How many bytes the structure takes.
     pub fn bytes(&self) -> usize {
-        4 * (self.corners.len() + self.weights.len() + 2 * self.ghosts.len())
+        4 * (self.corners.len() + self.weights.len() + self.order.len() + 2 * self.ghosts.len())
             + 4 * self.chains.iter().map(Vec::len).sum::<usize>()
     }
 }

@@ -16,11 +16,7 @@ impl<const W: usize> Table<W> {
     /// A table with room for about `expected` keys before it grows.
     pub fn with_room(expected: usize) -> Self {
         let size = (expected * 2).next_power_of_two().max(64);
-        Self {
-            entries: vec![([0; W], EMPTY); size],
-            shift: u64::BITS - size.ilog2(),
-            len: 0,
-        }
+        Self { entries: vec![([0; W], EMPTY); size], shift: u64::BITS - size.ilog2(), len: 0 }
     }
 
     /// The value of `key`.
@@ -48,19 +44,16 @@ impl<const W: usize> Table<W> {
 
     /// All keys and their values, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&Key<W>, u32)> {
-        self.entries
-            .iter()
-            .filter(|entry| entry.1 != EMPTY)
-            .map(|entry| (&entry.0, entry.1))
+        self.entries.iter().filter(|entry| entry.1 != EMPTY).map(|entry| (&entry.0, entry.1))
     }
 
     /// Where `key` is, or where it would go.
     #[inline(always)]
     fn slot(&self, key: &Key<W>) -> usize {
         let mask = self.entries.len() - 1;
-        let hash = key.iter().fold(0u64, |h, word| {
-            (h.rotate_left(23) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-        });
+        let hash = key
+            .iter()
+            .fold(0u64, |h, word| (h.rotate_left(23) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let mut slot =
             ((hash ^ (hash >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> self.shift) as usize;
         loop {
