@@ -23,7 +23,7 @@ $(VENV)/.stamp-venv:
 	@test -n "$(PYTHON)" || { echo "fastseg needs Python 3.10 or newer: install it, or name one: make PYTHON=/path/to/python3"; exit 1; }
 	@command -v cargo >/dev/null || { echo "fastseg needs a Rust toolchain (cargo) to build its engine: see https://rustup.rs"; exit 1; }
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10)' || { echo "$(PYTHON) is too old: fastseg needs Python 3.10 or newer"; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { echo "No virtual environment: on Debian, 'apt install python3-venv' brings what is missing"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "No virtual environment: on Debian, 'apt install python3-venv' brings what is missing"; exit 1; }
 	$(BIN)/pip install 'maturin>=1.12.1,<2'
 	@touch $@
 
