@@ -7,6 +7,7 @@ BENCH_ARGS ?=
 GATE_ARGS ?=
 
 BIN := $(VENV)/bin
+RUST_VERSION := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 RUST := Cargo.toml $(wildcard rust/*/Cargo.toml) $(shell find rust -name '*.rs')
 export VIRTUAL_ENV := $(abspath $(VENV))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -20,9 +21,11 @@ help: ## List the targets
 
 # A stamp in the environment says what has been installed there, and is as old as that.
 $(VENV)/.stamp-venv:
-	@test -n "$(PYTHON)" || { echo "fastseg needs Python 3.10 or newer: install it, or name one: make PYTHON=/path/to/python3"; exit 1; }
-	@command -v cargo >/dev/null || { echo "fastseg needs a Rust toolchain (cargo) to build its engine: see https://rustup.rs"; exit 1; }
-	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10)' || { echo "$(PYTHON) is too old: fastseg needs Python 3.10 or newer"; exit 1; }
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "fastseg needs Python 3.10 or newer: install it, or name one: make PYTHON=/path/to/python3"; exit 1; }
+	@found=$$(cargo --version 2>/dev/null | cut -d ' ' -f 2); \
+		printf '%s\n' $(RUST_VERSION) "$$found" | sort --check=quiet --version-sort || \
+		{ echo "fastseg builds its engine with Rust $(RUST_VERSION) or newer, and cargo here is: $${found:-missing}"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "No virtual environment: on Debian, 'apt install python3-venv' brings what is missing"; exit 1; }
 	$(BIN)/pip install 'maturin>=1.12.1,<2'
 	@touch $@
