@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import compare
-import implementations
 
 LIMITS = Path(__file__).resolve().parent / "limits.toml"
 
@@ -119,11 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         memory = plan.memory
         where = compare.machine()
-        try:
-            measured = compare.run(selected, plan)
-        except implementations.DisagreementError as error:
-            compare.say(f"gate: MISSED\n{error}")
-            return 1
+        measured = compare.run(selected, plan)
         compare.write(measured, plan, "gate_quick" if options.quick else "gate", where)
         results = [dataclasses.asdict(result) for result in measured]
     found = checks(results, limits, memory)
@@ -133,6 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in missing:
         print(f"{name}: no result")
     for entry in results:
+        if entry["disagreement"]:
+            print(f"{entry['workload']}: DISAGREES, {entry['disagreement']}")
         if entry["others"] is not None and entry["others"] > compare.BUSY:
             print(f"{entry['workload']}: BUSY, other programs used {entry['others']:.0%}")
     if missed or not found:
