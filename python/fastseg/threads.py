@@ -1,5 +1,7 @@
 """How many threads the Rust engine uses: one pool, shared by everything."""
 
+import operator
+
 from fastseg import _rust
 from fastseg.errors import DtypeError, ParameterError
 
@@ -22,13 +24,23 @@ def set_num_threads(threads: int) -> None:
         >>> import fastseg
         >>> fastseg.set_num_threads(2)
     """
-    if not isinstance(threads, int) or isinstance(threads, bool):
-        raise DtypeError(f"threads must be an int, got {type(threads).__name__}")
+    try:
+        if isinstance(threads, bool):
+            raise TypeError
+        threads = operator.index(threads)
+    except TypeError:
+        raise DtypeError(f"threads must be an int, got {type(threads).__name__}") from None
     if not 1 <= threads <= _rust.MAX_THREADS:
         raise ParameterError(f"threads must be in 1..{_rust.MAX_THREADS}, got {threads}")
     _rust.set_num_threads(threads)
 
 
 def get_num_threads() -> int:
-    """The number of threads of the shared pool."""
+    """The number of threads of the one pool that everything in Rust shares.
+
+    Example:
+        >>> import fastseg
+        >>> fastseg.get_num_threads() >= 1
+        True
+    """
     return _rust.num_threads()

@@ -1,30 +1,34 @@
 """The fully connected CRF in its parts: unary term, kernels, compatibility, inference."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NoReturn, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastseg import _rust
-from fastseg.crf import arrays, memory
-from fastseg.crf.checks import (
-    NORMALIZATIONS,
-    compatibility,
-    integer,
-    number,
-    one_of,
-    positive_per,
-    shape_text,
+from fastseg.crf._arrays import float32_rows, pixels, require_float, to_numpy
+from fastseg.crf._checks import integer, positive_per
+from fastseg.crf._inference import (
+    Progress,
+    infer,
+    progress_callback,
+    require_memory,
+    tolerance_value,
 )
-from fastseg.crf.lattice import feature_error
-from fastseg.crf.workspace import DEFAULT, Workspace
+from fastseg.crf._kernels import (
+    Compatibility,
+    Normalization,
+    bilateral_kernel,
+    compatibility,
+    feature_kernel,
+    gaussian_kernel,
+    grid,
+    normalization_mode,
+)
+from fastseg.crf._unary import Unary, clip_value
+from fastseg.crf.workspace import Workspace, engine_workspace
 from fastseg.errors import DataError, ParameterError, ShapeError
-
-Normalization: TypeAlias = Literal["none", "before", "after", "symmetric"]
-Progress: TypeAlias = Callable[[int, int], object]
-
-_AXES = "xyz"
 
 
 class DenseCRF:
@@ -82,34 +86,24 @@ class DenseCRF:
     ) -> None:
         if (probs is None) == (unary is None):
             raise ParameterError("give exactly one of probs and unary (energies)")
-        name, value = ("probs", probs) if unary is None else ("unary", unary)
-        array, self._restore = arrays.to_numpy(value)
-        arrays.require_float(name, array, "convert it to float32")
-        if not 2 <= array.ndim <= 4 or array.size == 0:
-            raise ShapeError(
-                f"{name} must be (K, *shape) with at least one label and one point, of one to "
-                f"three axes, got shape {array.shape}"
-            )
-        self._shape = array.shape[1:]
-        self._num_labels: int = array.shape[0]
-        self._clip = clip_value(clip) if unary is None else None
-        self._workspace = (workspace or DEFAULT)._rust
-        self._kernels: list[tuple[_rust.Kernel, float | NDArray[np.float32]]] = []
-        require_memory(self._num_labels, self._shape)
-        self._name = name
-        self._unary = arrays.float32(array, self._num_labels)
-        # What cannot be used shows now rather than at the first inference.
-        self._infer(0, None, None, labels=True)
+        self._workspace = engine_workspace(workspace)
+        self._kernels: list[tuple[_rust.Kernel, Compatibility]] = []
+        if unary is None:
+            self._unary = self._checked_unary("probs", probs, clip_value(clip))
+        else:
+            self._unary = self._checked_unary("unary", unary, None)
+        self._energies: NDArray[np.float32] | None = None
+        self._iterations = 5
 
     @property
     def num_labels(self) -> int:
         """How many labels there are."""
-        return self._num_labels
+        return len(self._unary.values)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the points."""
-        return self._shape
+        return self._unary.shape
 
     def add_gaussian(
         self,
@@ -117,7 +111,7 @@ class DenseCRF:
         sigma: float | Sequence[float],
         compat: Any = 3.0,
         normalization: Normalization = "symmetric",
-        spacing: Sequence[float] | None = None,
+        spacing: float | Sequence[float] | None = None,
     ) -> None:
         """Adds a kernel over position: it removes specks and smooths outlines.
 
@@ -126,24 +120,24 @@ class DenseCRF:
                 (z, y, x).
             compat: what the kernel says about labels, see the class.
             normalization: of the filter: "none", "before", "after" or "symmetric".
-            spacing: size of a pixel along each axis; None is one.
+            spacing: size of a pixel along each axis, for example mm; None is one.
 
         Raises:
-            ParameterError, ShapeError, DtypeError: an argument is out of range or of another size.
+            ParameterError: a sigma or spacing is not positive, or too small to place the points.
+            ShapeError: `sigma`, `spacing` or `compat` is of another size than the model.
+            DtypeError: one of them is no number.
+            DataError: `compat` is not finite.
+
+        Example:
+            >>> import numpy as np
+            >>> from fastseg import crf
+            >>> model = crf.DenseCRF(np.full((2, 8, 12), 0.5))
+            >>> model.add_gaussian(sigma=(6, 3), compat=3)
         """
-        sigmas = pixel_sigmas("sigma", sigma, spacing, self._shape)
-        shape, kept = kept_axes(self._shape, sigmas)
-        weight = compatibility("compat", compat, self._num_labels)
-        mode = one_of("normalization", normalization, NORMALIZATIONS)
-        try:
-            kernel = _rust.Kernel.spatial(
-                shape,
-                kept,
-                normalization=mode,  # type: ignore[arg-type]  # one_of has checked it
-                workspace=self._workspace,
-            )
-        except ValueError as error:
-            raise_sigma_error(error, kept, [], ("sigma", ""))
+        axes = grid("sigma", sigma, spacing, self.shape)
+        weight = compatibility("compat", compat, self.num_labels)
+        mode = normalization_mode(normalization)
+        kernel = gaussian_kernel(axes, normalization=mode, workspace=self._workspace)
         self._kernels.append((kernel, weight))
 
     def add_bilateral(
@@ -154,42 +148,42 @@ class DenseCRF:
         color_sigma: float | Sequence[float],
         compat: Any = 10.0,
         normalization: Normalization = "symmetric",
-        spacing: Sequence[float] | None = None,
+        spacing: float | Sequence[float] | None = None,
         channel_axis: int | None = None,
     ) -> None:
         """Adds a kernel over position and colour: it moves outlines to edges of the image.
 
         Args:
             image: (*shape), (*shape, C) or (C, *shape), any real dtype.
-            sigma: pixels, or the unit of `spacing`; one for all axes or one for each.
+            sigma: pixels, or the unit of `spacing`; one for all axes or one for each, (y, x) or
+                (z, y, x).
             color_sigma: in the image's values; one for all channels or one for each.
             compat: what the kernel says about labels, see the class.
             normalization: of the filter: "none", "before", "after" or "symmetric".
-            spacing: size of a pixel along each axis; None is one.
+            spacing: size of a pixel along each axis, for example mm; None is one.
             channel_axis: which axis of `image` holds the channels; None finds out, preferring last.
 
         Raises:
-            ParameterError, ShapeError, DtypeError: an argument is out of range or of another size.
-            DataError: the image holds NaN or infinity.
+            ParameterError: a sigma or spacing is not positive, or too small to place the points.
+            ShapeError: the image, a sigma, `spacing` or `compat` is of another size than the model.
+            DtypeError: one of them holds no real numbers.
+            DataError: the image or `compat` is not finite.
+
+        Example:
+            >>> import numpy as np
+            >>> from fastseg import crf
+            >>> model = crf.DenseCRF(np.full((2, 8, 12), 0.5))
+            >>> image = np.zeros((8, 12, 3), np.uint8)
+            >>> model.add_bilateral(image, sigma=80, color_sigma=13, compat=10)
         """
-        sigmas = pixel_sigmas("sigma", sigma, spacing, self._shape)
-        shape, kept = kept_axes(self._shape, sigmas)
-        array, _ = arrays.to_numpy(image)
-        values = arrays.pixels(array, self._shape, channel_axis)
-        colors = positive_per("color_sigma", color_sigma, values.shape[1], "channel")
-        weight = compatibility("compat", compat, self._num_labels)
-        mode = one_of("normalization", normalization, NORMALIZATIONS)
-        try:
-            kernel = _rust.Kernel.bilateral(
-                shape,
-                kept,
-                values,
-                colors,
-                normalization=mode,  # type: ignore[arg-type]  # one_of has checked it
-                workspace=self._workspace,
-            )
-        except ValueError as error:
-            raise_sigma_error(error, kept, colors, ("sigma", "color_sigma"))
+        axes = grid("sigma", sigma, spacing, self.shape)
+        colors = pixels(to_numpy("image", image)[0], self.shape, channel_axis)
+        color_sigmas = positive_per("color_sigma", color_sigma, colors.shape[1], "channel")
+        weight = compatibility("compat", compat, self.num_labels)
+        mode = normalization_mode(normalization)
+        kernel = bilateral_kernel(
+            axes, colors, color_sigmas, normalization=mode, workspace=self._workspace
+        )
         self._kernels.append((kernel, weight))
 
     def add_pairwise(
@@ -209,26 +203,32 @@ class DenseCRF:
             normalization: of the filter: "none", "before", "after" or "symmetric".
 
         Raises:
-            ParameterError, ShapeError, DtypeError: an argument is out of range or of another size.
-            DataError: a feature is NaN, infinite, or too large to be placed in the lattice.
+            ParameterError: `normalization` is unknown.
+            ShapeError: `features` or `compat` is of another size than the model.
+            DtypeError: one of them holds no real numbers.
+            DataError: a feature is NaN, infinite, or too large to be placed in the lattice, or
+                `compat` is not finite.
+
+        Example:
+            >>> import numpy as np
+            >>> from fastseg import crf
+            >>> model = crf.DenseCRF(np.full((2, 8, 12), 0.5))
+            >>> position = np.mgrid[0:8, 0:12] / 3.0
+            >>> model.add_pairwise(position, compat=[[0, 1], [1, 0]])
         """
-        array, _ = arrays.to_numpy(features)
-        arrays.require_float("features", array, "convert them to float32")
-        if array.shape[1:] != self._shape or array.shape[0] == 0:
-            expected = ", ".join(map(str, self._shape))
+        array, _ = to_numpy("features", features)
+        require_float("features", array)
+        if array.ndim == 0 or array.shape[1:] != self.shape or len(array) == 0:
+            expected = ", ".join(map(str, self.shape))
             raise ShapeError(f"features must be (d, {expected}), got shape {array.shape}")
-        weight = compatibility("compat", compat, self._num_labels)
-        mode = one_of("normalization", normalization, NORMALIZATIONS)
-        try:
-            kernel = _rust.Kernel.features(
-                arrays.float32(array, array.shape[0]),
-                self._shape,
-                normalization=mode,  # type: ignore[arg-type]  # one_of has checked it
-                with_origin=_pad_origin,
-                workspace=self._workspace,
-            )
-        except ValueError as error:
-            raise feature_error(error) from None
+        weight = compatibility("compat", compat, self.num_labels)
+        kernel = feature_kernel(
+            float32_rows(array, len(array)),
+            self.shape,
+            normalization=normalization_mode(normalization),
+            workspace=self._workspace,
+            with_origin=_pad_origin,
+        )
         self._kernels.append((kernel, weight))
 
     def infer(
@@ -244,44 +244,96 @@ class DenseCRF:
             iterations: the most updates; 0 gives softmax(−U).
             tolerance: stop once an update changes the free energy by no more than this, in nats a
                 point; None runs all iterations.
-            progress: called with (done, iterations) after each; raising in it stops the inference.
+            progress: called with (done, iterations) after each; raising in it stops the inference
+                and reaches the caller.
 
         Returns:
             (K, *shape) float32, summing to one over labels.
 
         Raises:
             ParameterError: `iterations` or `tolerance` is negative.
+            DtypeError: `iterations` is no integer, or `progress` cannot be called.
+
+        Example:
+            >>> import numpy as np
+            >>> from fastseg import crf
+            >>> model = crf.DenseCRF(np.full((2, 8, 12), 0.5))
+            >>> model.add_gaussian(sigma=3)
+            >>> model.infer(50, tolerance=1e-3).shape
+            (2, 8, 12)
         """
-        iterations = integer("iterations", iterations, least=0)
-        if tolerance is not None and number("tolerance", tolerance) < 0:
-            raise ParameterError(f"tolerance must not be negative, got {tolerance}")
-        q: NDArray[np.float32] = self._infer(iterations, tolerance, progress, labels=False)
-        return q.reshape(self._num_labels, *self._shape)
+        q, done = infer(
+            self._unary,
+            self._kernels,
+            iterations=integer("iterations", iterations, least=0),
+            tolerance=tolerance_value(tolerance),
+            progress=progress_callback(progress),
+            workspace=self._workspace,
+        )
+        self._iterations = done
+        result: NDArray[np.float32] = q.reshape(self.num_labels, *self.shape)
+        return result
 
     def steps(self, iterations: int) -> Iterator[NDArray[np.float32]]:
-        """Yields Q, (K, *shape) float32, after each of `iterations` updates."""
+        """Yields Q after each of a number of updates.
+
+        Args:
+            iterations: how many.
+
+        Yields:
+            (K, *shape) float32, a new array each time.
+
+        Raises:
+            ParameterError: `iterations` is negative.
+            DtypeError: `iterations` is no integer.
+
+        Example:
+            >>> import numpy as np
+            >>> from fastseg import crf
+            >>> model = crf.DenseCRF(np.full((2, 8, 12), 0.5))
+            >>> model.add_gaussian(sigma=3)
+            >>> [model.free_energy(q) < 0 for q in model.steps(2)]
+            [True, True]
+        """
+        return self._steps(integer("iterations", iterations, least=0))
+
+    def _steps(self, iterations: int) -> Iterator[NDArray[np.float32]]:
         q = self.infer(0)
-        for _ in range(integer("iterations", iterations, least=0)):
+        for done in range(1, iterations + 1):
             q = self.update(q)
-            yield q
+            self._iterations = done
+            # The caller may write into what it gets.
+            yield q.copy() if done < iterations else q
 
     def update(self, q: Any) -> NDArray[np.float32]:
-        """One mean-field update of `q`.
+        """One mean-field update: softmax(−U − messages(q)).
 
         Args:
             q: (K, *shape) float, finite.
 
         Returns:
-            (K, *shape) float32.
+            (K, *shape) float32, summing to one over labels.
 
         Raises:
-            ShapeError, DtypeError, DataError: `q` is of another shape, dtype, or not finite.
+            ShapeError: `q` is of another shape than the model.
+            DtypeError: `q` is not floating point.
+            DataError: `q` is not finite.
+
+        Example:
+            >>> import numpy as np
+            >>> from fastseg import crf
+            >>> model = crf.DenseCRF(np.full((2, 8, 12), 0.5))
+            >>> model.update(np.zeros((2, 8, 12))).max()
+            np.float32(0.5)
         """
-        rows = self._probabilities(q)
         result = _rust.update(
-            self.energies(), rows, self._shape, kernels=self._kernels, workspace=self._workspace
+            self._energy_rows(),
+            self._q_rows(q),
+            self.shape,
+            kernels=self._kernels,
+            workspace=self._workspace,
         )
-        return result.reshape(self._num_labels, *self._shape)
+        return result.reshape(self.num_labels, *self.shape)
 
     def messages(self, q: Any) -> NDArray[np.float32]:
         """The messages that `q` sends, summed over kernels, as energies: what `update` adds to U.
@@ -290,168 +342,116 @@ class DenseCRF:
             q: (K, *shape) float, finite.
 
         Returns:
-            (K, *shape) float32.
+            (K, *shape) float32, in nats.
 
         Raises:
-            ShapeError, DtypeError, DataError: `q` is of another shape, dtype, or not finite.
+            ShapeError: `q` is of another shape than the model.
+            DtypeError: `q` is not floating point.
+            DataError: `q` is not finite.
+
+        Example:
+            >>> import numpy as np
+            >>> from fastseg import crf
+            >>> model = crf.DenseCRF(np.full((2, 8, 12), 0.5))
+            >>> model.add_gaussian(sigma=3, compat=3)
+            >>> bool((model.messages(np.full((2, 8, 12), 0.5)) < 0).all())
+            True
         """
-        rows = self._probabilities(q)
-        result = _rust.messages(rows, self._shape, kernels=self._kernels, workspace=self._workspace)
-        return result.reshape(self._num_labels, *self._shape)
+        result = _rust.messages(
+            self._q_rows(q), self.shape, kernels=self._kernels, workspace=self._workspace
+        )
+        return result.reshape(self.num_labels, *self.shape)
 
     def free_energy(self, q: Any = None) -> float:
-        """The variational free energy ΣQ·ln Q + ΣQ·U + ½ΣQ·message(Q), in nats.
+        """The variational free energy ΣQ·ln Q + ΣQ·U + ½ΣQ·messages(Q), in nats.
 
         It is KL(Q ‖ P) less the constant ln Z, which nobody can compute; differences between two Q
         are differences of the KL divergence. pydensecrf's `klDivergence` leaves out the ½.
 
         Args:
-            q: (K, *shape) float; None takes `infer()`.
+            q: (K, *shape) float; None is the result of the last `infer` or step (of `infer()`
+                before any), which is not kept but inferred again.
 
         Raises:
-            ShapeError, DtypeError, DataError: `q` is of another shape, dtype, or not finite.
+            ShapeError: `q` is of another shape than the model.
+            DtypeError: `q` is not floating point.
+            DataError: `q` is not finite.
+
+        Example:
+            >>> import numpy as np
+            >>> from fastseg import crf
+            >>> model = crf.DenseCRF(unary=np.zeros((2, 8, 12)))
+            >>> q = model.infer(3)
+            >>> model.free_energy() == model.free_energy(q)
+            True
         """
-        rows = self._probabilities(self.infer() if q is None else q)
         return _rust.free_energy(
-            self.energies(), rows, self._shape, kernels=self._kernels, workspace=self._workspace
+            self._energy_rows(),
+            self._q_rows(self.infer(self._iterations) if q is None else q),
+            self.shape,
+            kernels=self._kernels,
+            workspace=self._workspace,
         )
 
     def energies(self) -> NDArray[np.float32]:
-        """The unary term as energies U, (K, N) float32, clipped and normalised."""
-        if self._clip is None:
-            return self._unary
-        sums = self._unary.sum(0)
-        share = np.where(sums > 0, self._unary / np.where(sums > 0, sums, 1), 0)
-        tiny = np.finfo(np.float32).tiny
-        return -np.log(np.maximum(share, max(self._clip, tiny))).astype(np.float32)
+        """The unary term as energies U = −ln p, clipped and normalised.
+
+        Returns:
+            (K, *shape) float32, in nats; a copy.
+
+        Example:
+            >>> import numpy as np
+            >>> from fastseg import crf
+            >>> crf.DenseCRF(np.full((2, 3), 0.5)).energies()[0]
+            array([0.6931472, 0.6931472, 0.6931472], dtype=float32)
+        """
+        energies: NDArray[np.float32] = self._energy_rows().copy()
+        return energies.reshape(self.num_labels, *self.shape)
+
+    def __repr__(self) -> str:
+        return (
+            f"DenseCRF(num_labels={self.num_labels}, shape={self.shape}, "
+            f"kernels={len(self._kernels)})"
+        )
 
     def _set_unary(self, energies: Any) -> None:
-        """Another unary term, of the same shape, for the same kernels."""
-        array, _ = arrays.to_numpy(energies)
-        arrays.require_float("unary", array, "convert it to float32")
-        if array.shape != (self._num_labels, *self._shape):
-            raise ShapeError(
-                f"unary must be {(self._num_labels, *self._shape)}, got shape {array.shape}"
-            )
-        self._name, self._clip = "unary", None
-        self._unary = arrays.float32(array, self._num_labels)
-        self._infer(0, None, None, labels=True)
+        """Puts energies of the same shape in the place of the unary term; kernels stay."""
+        expected = (self.num_labels, *self.shape)
+        if np.shape(energies) != expected:
+            raise ShapeError(f"unary must be {expected}, got shape {np.shape(energies)}")
+        self._unary = self._checked_unary("unary", energies, None)
+        self._energies = None
 
-    def _probabilities(self, q: Any) -> NDArray[np.float32]:
-        array, _ = arrays.to_numpy(q)
-        arrays.require_float("q", array, "convert it to float32")
-        if array.shape != (self._num_labels, *self._shape):
+    def _checked_unary(self, name: str, value: Any, clip: float | None) -> Unary:
+        """A copy of `value` as a unary term: the caller may reuse its array."""
+        array, _ = to_numpy(name, value)
+        require_float(name, array)
+        if not 2 <= array.ndim <= 4 or array.size == 0:
             raise ShapeError(
-                f"q must be {(self._num_labels, *self._shape)}, got shape {array.shape}"
+                f"{name} must be (K, *shape) with at least one label and one point, of one to "
+                f"three axes, got shape {array.shape}"
             )
-        rows = arrays.float32(array, self._num_labels)
+        require_memory(len(array), array.shape[1:])
+        rows = float32_rows(array, len(array), always_copy=True)
+        unary = Unary(rows, array.shape[1:], clip, name, given=rows.reshape(array.shape))
+        # What cannot be used shows now rather than at the first inference.
+        infer(unary, [], iterations=0, labels=True, workspace=self._workspace)
+        return unary
+
+    def _energy_rows(self) -> NDArray[np.float32]:
+        """The energies, (K, N), computed once."""
+        if self._energies is None:
+            self._energies = self._unary.energies()
+        return self._energies
+
+    def _q_rows(self, q: Any) -> NDArray[np.float32]:
+        """`q` as contiguous (K, N)."""
+        array, _ = to_numpy("q", q)
+        require_float("q", array)
+        expected = (self.num_labels, *self.shape)
+        if array.shape != expected:
+            raise ShapeError(f"q must be {expected}, got shape {array.shape}")
+        rows = float32_rows(array, self.num_labels)
         if not np.isfinite(rows).all():
             raise DataError("q must be finite, got NaN or infinity")
         return rows
-
-    def _infer(
-        self,
-        iterations: int,
-        tolerance: float | None,
-        progress: Progress | None,
-        *,
-        labels: bool,
-    ) -> NDArray[Any]:
-        try:
-            result, _, _ = _rust.infer(
-                self._unary,
-                self._shape,
-                clip=self._clip,
-                kernels=self._kernels,
-                iterations=iterations,
-                tolerance=tolerance,
-                labels=labels,
-                progress=progress,
-                workspace=self._workspace,
-            )
-        except ValueError as error:
-            raise unary_error(error, self._name, self._shape) from None
-        return result
-
-
-def clip_value(clip: Any) -> float:
-    """`clip` as a float in [0, 1)."""
-    value = number("clip", clip)
-    if not 0 <= value < 1:
-        raise ParameterError(f"clip must be in [0, 1), got {value}")
-    return value
-
-
-def pixel_sigmas(
-    name: str, sigma: Any, spacing: Sequence[float] | None, shape: Sequence[int]
-) -> list[float]:
-    """`sigma` in pixels, one for each axis."""
-    sigmas = positive_per(name, sigma, len(shape), "axis")
-    if spacing is None:
-        return sigmas
-    sizes = positive_per("spacing", spacing, len(shape), "axis")
-    return [sigma / size for sigma, size in zip(sigmas, sizes, strict=True)]
-
-
-def kept_axes(shape: Sequence[int], sigmas: Sequence[float]) -> tuple[list[int], list[float]]:
-    """The axes that have more than one point, and their sigmas; at least one axis."""
-    kept = [(n, s) for n, s in zip(shape, sigmas, strict=True) if n > 1] or [(1, 1.0)]
-    return [n for n, _ in kept], [s for _, s in kept]
-
-
-def require_memory(num_labels: int, shape: Sequence[int]) -> None:
-    """Refuses early what would not fit: scores, result, and two lattices' corners and weights."""
-    points = int(np.prod([int(n) for n in shape]))
-    memory.require(
-        points * (8 * num_labels + 80),
-        f"inference over {shape_text(shape)} points and {num_labels} labels",
-    )
-
-
-def raise_sigma_error(
-    error: ValueError, sigmas: list[float], colors: list[float], names: tuple[str, str]
-) -> NoReturn:
-    """Turns the engine's complaint about a feature into one about the sigma that scaled it."""
-    match error.args:
-        case ("feature out of range", feature, value, limit):
-            if feature < len(sigmas):
-                sigma, name = sigmas[-1 - feature], f"{names[0]} along {_AXES[feature]}"
-            else:
-                channel = feature - len(sigmas)
-                sigma, name = colors[channel], f"{names[1]} of channel {channel}"
-            raise ParameterError(
-                f"{name} is too small: {sigma:.4g} puts the last point {value:.4g} standard "
-                f"deviations away, and a 32-bit float can place it only up to {limit:.4g}; "
-                f"the smallest that can be used here is {sigma * value / limit:.4g}"
-            ) from None
-        case ("feature not finite", feature):
-            if feature < len(sigmas):
-                raise ParameterError(
-                    f"{names[0]} along {_AXES[feature]} is too small: dividing by "
-                    f"{sigmas[-1 - feature]:.4g} overflows"
-                ) from None
-            channel = feature - len(sigmas)
-            raise DataError(f"image holds NaN or infinity in channel {channel}") from None
-        case _:
-            raise ParameterError(str(error)) from None
-
-
-def unary_error(error: ValueError, name: str, shape: Sequence[int]) -> Exception:
-    """The engine's complaint about a value of the unary term, in words."""
-    match error.args:
-        case ("unary value", label, point, value):
-            where = ", ".join(map(str, (label, *np.unravel_index(point, tuple(shape)))))
-            if name == "unary":
-                return DataError(
-                    f"unary[{where}] is {value}: energies must be numbers above −inf, and not all "
-                    "labels of a point may be infinite"
-                )
-            remedy = (
-                "remove or replace it"
-                if not np.isfinite(value)
-                else "probabilities lie in [0, 1]; if these are network outputs before the "
-                "softmax, pass them as logits="
-            )
-            return DataError(f"{name}[{where}] is {value}: {remedy}")
-        case _:
-            return error

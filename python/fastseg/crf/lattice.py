@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 
 from fastseg import _rust
-from fastseg.crf import arrays, memory
-from fastseg.crf.workspace import DEFAULT, Workspace
-from fastseg.errors import DataError, ShapeError
+from fastseg.crf import _memory
+from fastseg.crf._arrays import float32_rows, require_float, to_numpy
+from fastseg.crf._kernels import feature_error
+from fastseg.crf.workspace import Workspace, engine_workspace
+from fastseg.errors import ShapeError
 
 
 class PermutohedralLattice:
@@ -18,12 +20,12 @@ class PermutohedralLattice:
     normalisation (filter ones and divide for that).
 
     Args:
-        features: (d, *shape) float, or (d, N): each feature divided by its standard deviation.
+        features: (d, *shape) or (d, N), real numbers: each divided by its standard deviation.
         workspace: where memory is kept between calls; by default one that all calls share.
 
     Raises:
         DtypeError: the features are not real numbers.
-        ShapeError: there are no points or no features.
+        ShapeError: there are no points or no features, or more than fit.
         DataError: a feature is NaN, infinite, or too large to be placed in the lattice (about 10⁵
             standard deviations).
         MemoryError: the lattice would not fit the memory that is available.
@@ -41,9 +43,10 @@ class PermutohedralLattice:
     """
 
     def __init__(self, features: Any, *, workspace: Workspace | None = None) -> None:
-        array, _ = arrays.to_numpy(features)
-        if array.dtype.kind not in "fiu":
-            arrays.require_float("features", array, "convert them")
+        engine = engine_workspace(workspace)
+        array, _ = to_numpy("features", features)
+        if array.dtype.kind not in "iu":
+            require_float("features", array)
         if array.ndim < 2 or array.size == 0:
             raise ShapeError(
                 f"features must be (d, *shape) with at least one feature and one point, "
@@ -51,10 +54,9 @@ class PermutohedralLattice:
             )
         self._shape = array.shape[1:]
         dimension, points = array.shape[0], array[0].size
-        memory.require(points * (dimension * 20 + 16), f"a lattice of {points} points")
-        rows = arrays.float32(array, dimension)
+        _memory.require(points * (dimension * 20 + 16), f"a lattice of {points} points")
         try:
-            self._rust = _rust.Lattice(rows, self._shape, (workspace or DEFAULT)._rust)
+            self._rust = _rust.Lattice(float32_rows(array, dimension), self._shape, engine)
         except ValueError as error:
             raise feature_error(error) from None
 
@@ -80,25 +82,53 @@ class PermutohedralLattice:
             values: (C, *shape) or (*shape) float, of the shape of the features.
 
         Returns:
-            The same shape, kind, dtype and device.
+            The same shape, kind, dtype and device. NaN and infinity spread to their surroundings.
 
         Raises:
             DtypeError: the values are not floats.
             ShapeError: they are of another shape than the features.
+            MemoryError: the result would not fit the memory that is available.
+
+        Example:
+            >>> import numpy as np
+            >>> from fastseg import crf
+            >>> lattice = crf.PermutohedralLattice(np.array([[0.0, 0.1, 9.0]]))
+            >>> q = lattice.filter(np.array([1.0, 0.0, 0.0]))
+            >>> bool(q[0] > q[1] > 0.5), float(q[2])
+            (True, 0.0)
         """
         return self._apply(values, transpose=False)
 
     def transpose(self, values: Any) -> Any:
         """Applies the exact adjoint of `filter`.
 
-        That is, ⟨filter(a), b⟩ = ⟨a, transpose(b)⟩. It differs from `filter` where vertices are missing at the border of the occupied space.
-        Arguments, result and errors are those of `filter`.
+        That is, ⟨filter(a), b⟩ = ⟨a, transpose(b)⟩. It differs from `filter` where vertices are
+        missing at the border of the occupied space.
+
+        Args:
+            values: (C, *shape) or (*shape) float, of the shape of the features.
+
+        Returns:
+            The same shape, kind, dtype and device. NaN and infinity spread to their surroundings.
+
+        Raises:
+            DtypeError: the values are not floats.
+            ShapeError: they are of another shape than the features.
+            MemoryError: the result would not fit the memory that is available.
+
+        Example:
+            >>> import numpy as np
+            >>> from fastseg import crf
+            >>> lattice = crf.PermutohedralLattice(np.linspace(0, 9, 20)[None])
+            >>> a, b = np.eye(20)[3], np.eye(20)[5]
+            >>> bool(np.isclose(lattice.filter(a) @ b, a @ lattice.transpose(b)))
+            True
         """
         return self._apply(values, transpose=True)
 
     def _apply(self, values: Any, *, transpose: bool) -> Any:
-        array, restore = arrays.to_numpy(values)
-        arrays.require_float("values", array, "convert them")
+        array, restore = to_numpy("values", values)
+        require_float("values", array)
         if array.shape != self._shape and array.shape[1:] != self._shape:
             raise ShapeError(
                 f"values must be {self._shape} or (C, {', '.join(map(str, self._shape))}) as the "
@@ -106,21 +136,13 @@ class PermutohedralLattice:
             )
         if array.size == 0:
             return restore(np.zeros(array.shape, np.float32))
+        _memory.require(array.size * 8, f"filtering {array.size} values")
         channels = 1 if array.shape == self._shape else array.shape[0]
-        result = self._rust.filter(arrays.float32(array, channels), transpose)
+        result = self._rust.filter(float32_rows(array, channels), transpose)
         return restore(result.reshape(array.shape))
 
-
-def feature_error(error: ValueError) -> Exception:
-    """The engine's complaint about a feature, in words."""
-    match error.args:
-        case ("feature not finite", feature):
-            return DataError(f"features[{feature}] holds NaN or infinity: remove or replace it")
-        case ("feature out of range", feature, value, limit):
-            return DataError(
-                f"features[{feature}] reaches {value:.4g}, more than the {limit:.4g} up to which a "
-                "32-bit float can place a point in the lattice: divide by a larger standard "
-                "deviation, or subtract the mean"
-            )
-        case _:
-            return DataError(str(error))
+    def __repr__(self) -> str:
+        return (
+            f"PermutohedralLattice(dimension={self.dimension}, num_points={self.num_points}, "
+            f"num_vertices={self.num_vertices})"
+        )

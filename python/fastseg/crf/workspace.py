@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from fastseg import _rust
-from fastseg.crf.checks import integer
+from fastseg.crf._checks import integer
+from fastseg.errors import DtypeError
 
 
 class Workspace:
@@ -48,18 +49,44 @@ class Workspace:
         return f"Workspace(limit={self.limit}, nbytes={self.nbytes})"
 
 
-DEFAULT = Workspace(limit=64 << 20)
+_SHARED = Workspace(limit=64 << 20)
+
+
+def engine_workspace(workspace: Workspace | None) -> _rust.Workspace:
+    """What the engine uses of `workspace`, or of the one that calls share."""
+    if workspace is None:
+        return _SHARED._rust
+    if not isinstance(workspace, Workspace):
+        raise DtypeError(
+            f"workspace must be a fastseg.crf.Workspace, got {type(workspace).__name__}"
+        )
+    return workspace._rust
 
 
 class CacheInfo(NamedTuple):
-    """How much the cache of spatial lattices holds, and may hold, in bytes."""
+    """How much the cache of spatial lattices holds, and may hold.
+
+    Attributes:
+        nbytes: bytes that it holds.
+        limit: bytes that it may hold.
+    """
 
     nbytes: int
     limit: int
 
 
 def cache_info() -> CacheInfo:
-    """What the cache of spatial lattices holds and may hold, in bytes."""
+    """How much the cache of spatial lattices holds, and may hold.
+
+    Returns:
+        `nbytes` and `limit`, in bytes.
+
+    Example:
+        >>> from fastseg import crf
+        >>> crf.set_cache_limit(64 << 20)
+        >>> crf.cache_info().limit
+        67108864
+    """
     return CacheInfo(_rust.kernel_cache_bytes(), _rust.kernel_cache_limit())
 
 
@@ -74,13 +101,24 @@ def set_cache_limit(nbytes: int) -> None:
     Raises:
         DtypeError: `nbytes` is not an integer.
         ParameterError: `nbytes` is negative.
+
+    Example:
+        >>> from fastseg import crf
+        >>> crf.set_cache_limit(128 << 20)
     """
     _rust.set_kernel_cache_limit(integer("nbytes", nbytes, least=0))
 
 
 def clear_cache() -> None:
-    """Drops all spatial lattices and the memory kept by the workspace that calls share."""
+    """Drops all spatial lattices, and the memory kept by the workspace that calls share.
+
+    Example:
+        >>> from fastseg import crf
+        >>> crf.clear_cache()
+        >>> crf.cache_info().nbytes
+        0
+    """
     limit = _rust.kernel_cache_limit()
     _rust.set_kernel_cache_limit(0)
     _rust.set_kernel_cache_limit(limit)
-    DEFAULT.clear()
+    _SHARED.clear()
