@@ -416,10 +416,11 @@ class DenseCRF:
 
     def _set_unary(self, energies: Any) -> None:
         """Puts energies of the same shape in the place of the unary term; kernels stay."""
+        array, _ = to_numpy("unary", energies)
         expected = (self.num_labels, *self.shape)
-        if np.shape(energies) != expected:
-            raise ShapeError(f"unary must be {expected}, got shape {np.shape(energies)}")
-        self._unary = self._checked_unary("unary", energies, None)
+        if array.shape != expected:
+            raise ShapeError(f"unary must be {expected}, got shape {array.shape}")
+        self._unary = self._checked_unary("unary", array, None)
         self._energies = None
 
     def _checked_unary(self, name: str, value: Any, clip: float | None) -> Unary:
