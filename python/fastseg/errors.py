@@ -17,7 +17,7 @@ class DtypeError(FastsegError, TypeError):
 
 
 class DataError(FastsegError, ValueError):
-    """An array's values are unusable: NaN, infinite, negative probabilities, features out of range."""
+    """Values are unusable: NaN, infinite, negative probabilities, features out of range."""
 
 
 class LabelError(FastsegError, ValueError):

@@ -3,15 +3,16 @@
 import operator
 
 from fastseg import _rust
-from fastseg.errors import DtypeError, ParameterError
+from fastseg.errors import BackendError, DtypeError, ParameterError
 
 
 def set_num_threads(threads: int) -> None:
     """Sets the number of threads of the one pool that everything in Rust shares.
 
     Results do not depend on it, bit for bit. Without a call it is the environment variable
-    `FASTSEG_NUM_THREADS`, or else the number of processors this process may use. A process forked
-    from one that has used the pool starts a pool of its own, of the same size.
+    `FASTSEG_NUM_THREADS` (ignored if it is not a number from 1 to 1024), or else the number of
+    processors this process may use. A process forked from one that has used the pool starts a
+    pool of its own, of the same size.
 
     Args:
         threads: from 1 to 1024.
@@ -19,6 +20,7 @@ def set_num_threads(threads: int) -> None:
     Raises:
         DtypeError: `threads` is not an integer.
         ParameterError: `threads` is out of range.
+        BackendError: the system cannot start as many; the pool stays as it was.
 
     Example:
         >>> import fastseg
@@ -32,7 +34,10 @@ def set_num_threads(threads: int) -> None:
         raise DtypeError(f"threads must be an int, got {type(threads).__name__}") from None
     if not 1 <= threads <= _rust.MAX_THREADS:
         raise ParameterError(f"threads must be in 1..{_rust.MAX_THREADS}, got {threads}")
-    _rust.set_num_threads(threads)
+    try:
+        _rust.set_num_threads(threads)
+    except RuntimeError as error:
+        raise BackendError(str(error)) from None
 
 
 def get_num_threads() -> int:

@@ -31,12 +31,12 @@ def to_numpy(name: str, value: Any) -> tuple[NDArray[Any], Restore]:
     if type(value) is not np.ndarray:
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(value, torch.Tensor):
-            return _from_torch(value, torch)
+            return _from_torch(name, value, torch)
         if np.ma.is_masked(value):
             raise DataError(f"{name} has masked values: say what they are with {name}.filled(…)")
     try:
         array = np.asarray(value)
-    except ValueError as error:  # lists of unequal lengths
+    except (TypeError, ValueError) as error:  # lists of unequal lengths, arrays of other devices
         raise DtypeError(f"{name} must be an array: {error}") from None
     native = array.dtype.newbyteorder("=")
 
@@ -46,7 +46,7 @@ def to_numpy(name: str, value: Any) -> tuple[NDArray[Any], Restore]:
     return array, restore
 
 
-def _from_torch(tensor: Any, torch: Any) -> tuple[NDArray[Any], Restore]:
+def _from_torch(name: str, tensor: Any, torch: Any) -> tuple[NDArray[Any], Restore]:
     dtype, device = tensor.dtype, tensor.device
     if tensor.is_floating_point() and dtype not in {torch.float16, torch.float32, torch.float64}:
         tensor = tensor.float()  # bfloat16 and others that NumPy does not have
@@ -58,7 +58,10 @@ def _from_torch(tensor: Any, torch: Any) -> tuple[NDArray[Any], Restore]:
         wanted = dtype if result.dtype.kind == "f" else restored.dtype
         return restored.to(device=device, dtype=wanted)
 
-    return tensor.numpy(force=True), restore
+    try:
+        return tensor.numpy(force=True), restore
+    except (TypeError, NotImplementedError) as error:  # sparse, or without data
+        raise DtypeError(f"{name} must be a dense tensor: {error}") from None
 
 
 def require_float(name: str, array: NDArray[Any], remedy: str = "convert it to float32") -> None:

@@ -89,12 +89,9 @@ def compatibility(name: str, value: Any, num_labels: int, weight: float = 1.0) -
             f"matrix of penalties for {num_labels} labels, got shape {array.shape}"
         )
     weights = array.astype(np.float64) * weight
-    if not (np.abs(weights) <= _LARGEST_WEIGHT).all():
-        raise DataError(
-            f"{name} must be finite and at most {_LARGEST_WEIGHT:g}, got {weights.flat[0]:g} …"
-            if np.isfinite(weights).all()
-            else f"{name} must be finite, got NaN or infinity"
-        )
+    largest = np.abs(weights).max()
+    if not largest <= _LARGEST_WEIGHT:
+        raise DataError(f"{name} must be finite and at most {_LARGEST_WEIGHT:g}, got {largest:g}")
     return weights.astype(np.float32, order="C")
 
 

@@ -309,7 +309,7 @@ class DenseCRF:
         """One mean-field update: softmax(−U − messages(q)).
 
         Args:
-            q: (K, *shape) float, finite.
+            q: (K, *shape) float, finite; it need not sum to one.
 
         Returns:
             (K, *shape) float32, summing to one over labels.
@@ -339,7 +339,7 @@ class DenseCRF:
         """The messages that `q` sends, summed over kernels, as energies: what `update` adds to U.
 
         Args:
-            q: (K, *shape) float, finite.
+            q: (K, *shape) float, finite; it need not sum to one, the messages are linear in it.
 
         Returns:
             (K, *shape) float32, in nats.
@@ -369,13 +369,13 @@ class DenseCRF:
         are differences of the KL divergence. pydensecrf's `klDivergence` leaves out the ½.
 
         Args:
-            q: (K, *shape) float; None is the result of the last `infer` or step (of `infer()`
-                before any), which is not kept but inferred again.
+            q: (K, *shape) float, probabilities; None is the result of the last `infer` or step (of
+                `infer()` before any), which is not kept but inferred again.
 
         Raises:
             ShapeError: `q` is of another shape than the model.
             DtypeError: `q` is not floating point.
-            DataError: `q` is not finite.
+            DataError: `q` is not finite, negative, or does not sum to one over labels.
 
         Example:
             >>> import numpy as np
@@ -385,9 +385,13 @@ class DenseCRF:
             >>> model.free_energy() == model.free_energy(q)
             True
         """
+        rows = self._q_rows(self.infer(self._iterations) if q is None else q)
+        # To the rounding of float16.
+        if rows.min() < 0 or np.abs(rows.sum(0) - 1).max() > 1e-2:
+            raise DataError("q must be probabilities, summing to one over labels at each point")
         return _rust.free_energy(
             self._energy_rows(),
-            self._q_rows(self.infer(self._iterations) if q is None else q),
+            rows,
             self.shape,
             kernels=self._kernels,
             workspace=self._workspace,
