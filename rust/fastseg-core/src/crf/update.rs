@@ -7,7 +7,7 @@
 
 use super::unary::{NATS, log2};
 use crate::control::{Cancelled, Control};
-use crate::lattice::{Band, Lattice, Shared, TILE, Tile, Tiling};
+use crate::lattice::{Band, Lattice, Shared, Start, TILE, Tile, Tiling};
 use crate::simd::{Kernel, Simd};
 
 /// Floats in a cache line.
@@ -132,9 +132,10 @@ impl UpdateBand<'_> {
                     if let Then::Update { last: Some(last), .. } = &self.then {
                         *energy += self.energy(last, scores, tile, block);
                     }
-                    if !self.normalize::<S, false>(block) {
+                    let next = scores.as_ptr().wrapping_add(tile.points.end * self.labels);
+                    if !self.normalize::<S, false>(block, next) {
                         self.gather::<S>(scores, index, tile, block);
-                        self.normalize::<S, true>(block);
+                        self.normalize::<S, true>(block, next);
                     }
                 }
             }
@@ -155,10 +156,15 @@ impl UpdateBand<'_> {
         let scores = &scores[tile.points.start * self.labels..tile.points.end * self.labels];
         // SAFETY: as the caller; the slices are of the lattice's own sizes.
         unsafe {
-            self.load_scores::<S>(scores, block);
+            let mut start = Start::Rows(scores, self.labels);
             for kernel in self.kernels.iter().filter(|kernel| !kernel.from.is_empty()) {
+                let (n, stride) = (kernel.corners(), self.stride);
                 let runs = kernel.lattice.runs(index);
-                runs.gather::<S>(kernel.corners(), kernel.slice, kernel.from, block, self.stride);
+                runs.gather::<S>(n, kernel.slice, kernel.from, start, block, stride);
+                start = Start::Block;
+            }
+            if let Start::Rows(..) = start {
+                self.load_scores::<S>(scores, block);
             }
         }
     }
@@ -188,21 +194,32 @@ impl UpdateBand<'_> {
 
     /// Turns the scores of a tile into probabilities.
     ///
+    /// Meanwhile it calls the scores of the `next` tile into the cache.
+    ///
     /// Without `SAFE` it returns false where a sum leaves the range of floats, having spoilt the
     /// scores; with it the largest score is taken off first.
     ///
     /// # Safety
     /// The instruction set of `S` must be available.
     #[inline(always)]
-    unsafe fn normalize<S: Simd, const SAFE: bool>(&self, block: &mut [f32]) -> bool {
+    unsafe fn normalize<S: Simd, const SAFE: bool>(
+        &self,
+        block: &mut [f32],
+        next: *const f32,
+    ) -> bool {
         let mut in_range = true;
+        let mut ahead = next;
         for block in block.chunks_mut(NORMALIZED_TOGETHER * self.stride) {
             let mut inverse = [1.0f32; NORMALIZED_TOGETHER];
             for (row, sum) in block.chunks_exact_mut(self.stride).zip(&mut inverse) {
                 let start = row.as_mut_ptr();
                 let vectors = (0..self.stride / S::LANES).map(|v| start.wrapping_add(v * S::LANES));
-                // SAFETY: every chunk is one vector.
+                // SAFETY: every chunk is one vector, and prefetching takes any address.
                 unsafe {
+                    for at in (0..self.labels).step_by(LINE) {
+                        S::prefetch(ahead.wrapping_add(at));
+                    }
+                    ahead = ahead.wrapping_add(self.labels);
                     let shift = if SAFE {
                         let largest = S::splat(f32::NEG_INFINITY);
                         let max = |largest, at: *mut f32| S::max(largest, S::load(at));

@@ -87,29 +87,37 @@ impl<const W: usize> Embedding<W> {
 
         // Sort the offsets by rank; their differences are the weights.
         let sorted = &mut self.weight[..corners];
-        for l in 0..BLOCK {
+        for place in 0..=d {
+            let wanted = (d - place) as i32;
+            let mut offset = [0u32; BLOCK];
+            let mut which = [0u32; BLOCK];
             for i in 0..=d {
-                // The ranks are a permutation of 0..=d for finite features within the range.
-                let place = d - (rank[i][l] as usize).min(d);
-                self.order[place][l] = i as u8;
-                sorted[place][l] = e[i][l] * down;
+                for l in 0..BLOCK {
+                    // Exactly one coordinate has the wanted rank: its bits survive the mask.
+                    let mask = u32::from(rank[i][l] == wanted).wrapping_neg();
+                    offset[l] |= mask & e[i][l].to_bits();
+                    which[l] |= mask & i as u32;
+                }
+            }
+            for l in 0..BLOCK {
+                sorted[place][l] = f32::from_bits(offset[l]) * down;
+                self.order[place][l] = which[l] as u8;
             }
         }
         // weight[j] = sorted[j] - sorted[j-1], and weight[0] closes the sum to one.
-        for l in 0..BLOCK {
-            let last = sorted[d][l];
-            for j in (1..=d).rev() {
+        let last = sorted[d];
+        for j in (1..=d).rev() {
+            for l in 0..BLOCK {
                 sorted[j][l] -= sorted[j - 1][l];
             }
-            sorted[0][l] += 1.0 - last;
+        }
+        for l in 0..BLOCK {
+            sorted[0][l] += 1.0 - last[l];
         }
 
-        for l in 0..BLOCK {
-            let mut key = [0; W];
-            for i in 0..d {
-                layout.put(&mut key, i, v[i][l] as i32);
-            }
-            self.base[l] = key;
+        self.base = [[0; W]; BLOCK];
+        for i in 0..d {
+            layout.put(&mut self.base, i, &v[i]);
         }
     }
 }

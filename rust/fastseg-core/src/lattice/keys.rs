@@ -6,6 +6,7 @@
 //! addition.
 
 use super::LatticeError;
+use super::features::{BLOCK, Lanes};
 
 /// Largest elevated coordinate: past it a float no longer resolves the inside of a simplex.
 pub const LARGEST_COORDINATE: f64 = (1u64 << 21) as f64;
@@ -114,11 +115,16 @@ impl<const W: usize> KeyLayout<W> {
         Self { unit, ones, low: ranges.iter().map(|r| r.0 as i32).collect(), place }
     }
 
-    /// Packs the coordinate `i` with value `q` into `key`.
+    /// Packs coordinate `i` of several vertices, integers held as floats, into their keys.
     #[inline(always)]
-    pub fn put(&self, key: &mut Key<W>, i: usize, q: i32) {
+    pub fn put(&self, keys: &mut [Key<W>; BLOCK], i: usize, q: &Lanes) {
         let (word, shift) = self.place[i];
-        key[word] |= u64::from(q.wrapping_sub(self.low[i]) as u32) << shift;
+        // With one word the index is known when compiling, and the loop becomes vectors.
+        let word = if W == 1 { 0 } else { word };
+        let low = self.low[i];
+        for l in 0..BLOCK {
+            keys[l][word] |= u64::from((q[l] as i32).wrapping_sub(low) as u32) << shift;
+        }
     }
 
     /// The neighbour of a vertex of class `r` in the positive direction of `axis`, and its class.

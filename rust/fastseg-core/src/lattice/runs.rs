@@ -7,6 +7,48 @@
 use super::{Runs, VECTORS};
 use crate::simd::Simd;
 
+/// What the sums of a gather start from.
+#[derive(Clone, Copy)]
+pub(crate) enum Start<'a> {
+    /// What the block holds.
+    Block,
+    /// The rows of an unpadded array, this many floats each; padding becomes −∞.
+    Rows(&'a [f32], usize),
+}
+
+impl Start<'_> {
+    /// `C` vectors of the sum of point `p`, from float `offset` of its row on.
+    ///
+    /// # Safety
+    /// The instruction set of `S` must be available; `p` must be a point of the rows and `to` its
+    /// place in the block.
+    #[inline(always)]
+    unsafe fn load<S: Simd, const C: usize>(
+        self,
+        p: usize,
+        offset: usize,
+        to: *const f32,
+    ) -> [S::V; C] {
+        match self {
+            // SAFETY: as the caller.
+            Start::Block => unsafe { load::<S, C>(to) },
+            Start::Rows(rows, width) => std::array::from_fn(|c| {
+                let at = offset + c * S::LANES;
+                // SAFETY: the point's row has `width` floats, of which the vectors before the last
+                // are whole.
+                unsafe {
+                    let from = rows.as_ptr().add(p * width + at);
+                    if at + S::LANES <= width {
+                        S::load(from)
+                    } else {
+                        S::load_tail(from, width - at, f32::NEG_INFINITY)
+                    }
+                }
+            }),
+        }
+    }
+}
+
 impl Runs<'_> {
     /// Adds to every value of `block` the weighted values of its `n` corners.
     #[inline(always)]
@@ -98,113 +140,41 @@ impl Runs<'_> {
         }
     }
 
-    /// Adds to every row of `block` the weighted rows of its `n` corners, `stride` floats each.
+    /// Sets every row of `block` to its start plus the weighted rows of its `n` corners, `stride`
+    /// floats each.
     ///
     /// # Safety
     /// The instruction set of `S` must be available; `stride` must be whole vectors; `rows` must
-    /// hold the rows of the band and `block` those of the tile.
+    /// hold the rows of the band, `block` and `start` those of the tile.
     #[inline(always)]
     pub unsafe fn gather<S: Simd>(
         &self,
         n: usize,
         weights: &[f32],
         rows: &[f32],
+        start: Start,
         block: &mut [f32],
         stride: usize,
     ) {
         let vectors = stride / S::LANES;
+        let job = Gather { runs: self, n, weights, rows, start };
         // SAFETY: as the caller. Where the whole row is held in registers its stride is a constant.
         unsafe {
             match vectors {
-                1 => self.gather_n::<S, 1>(n, weights, rows, block, S::LANES),
-                2 => self.gather_n::<S, 2>(n, weights, rows, block, 2 * S::LANES),
-                3 => self.gather_n::<S, 3>(n, weights, rows, block, 3 * S::LANES),
-                VECTORS => self.gather_n::<S, VECTORS>(n, weights, rows, block, VECTORS * S::LANES),
+                1 => job.vectors::<S, 1>(0, block, S::LANES),
+                2 => job.vectors::<S, 2>(0, block, 2 * S::LANES),
+                3 => job.vectors::<S, 3>(0, block, 3 * S::LANES),
+                VECTORS => job.vectors::<S, VECTORS>(0, block, VECTORS * S::LANES),
                 _ => {
                     for v in (0..vectors).step_by(VECTORS) {
-                        let rows = &rows[v * S::LANES..];
-                        let block = &mut block[v * S::LANES..];
+                        let offset = v * S::LANES;
                         match vectors - v {
-                            1 => self.gather_n::<S, 1>(n, weights, rows, block, stride),
-                            2 => self.gather_n::<S, 2>(n, weights, rows, block, stride),
-                            3 => self.gather_n::<S, 3>(n, weights, rows, block, stride),
-                            _ => self.gather_n::<S, VECTORS>(n, weights, rows, block, stride),
+                            1 => job.vectors::<S, 1>(offset, block, stride),
+                            2 => job.vectors::<S, 2>(offset, block, stride),
+                            3 => job.vectors::<S, 3>(offset, block, stride),
+                            _ => job.vectors::<S, VECTORS>(offset, block, stride),
                         }
                     }
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`Self::gather`].
-    #[inline(always)]
-    unsafe fn gather_n<S: Simd, const C: usize>(
-        &self,
-        n: usize,
-        weights: &[f32],
-        rows: &[f32],
-        block: &mut [f32],
-        stride: usize,
-    ) {
-        // SAFETY: as the caller.
-        unsafe {
-            match n {
-                3 => self.gather_from::<S, C, 3>(weights, rows, block, stride),
-                4 => self.gather_from::<S, C, 4>(weights, rows, block, stride),
-                6 => self.gather_from::<S, C, 6>(weights, rows, block, stride),
-                7 => self.gather_from::<S, C, 7>(weights, rows, block, stride),
-                n => {
-                    let mut weights = weights[self.first * n..].chunks_exact(n);
-                    let mut order = self.order.iter();
-                    for (corners, &length) in self.corners.chunks_exact(n).zip(self.lengths) {
-                        let points = order.by_ref().zip(weights.by_ref());
-                        for (&p, weights) in points.take(usize::from(length)) {
-                            let to = block.as_mut_ptr().add(usize::from(p) * stride);
-                            let mut sum = load::<S, C>(to);
-                            for (&corner, &weight) in corners.iter().zip(weights) {
-                                let row = load::<S, C>(rows.as_ptr().add(corner as usize * stride));
-                                let weight = S::splat(weight);
-                                for c in 0..C {
-                                    sum[c] = S::mul_add(weight, row[c], sum[c]);
-                                }
-                            }
-                            store::<S, C>(to, sum);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`Self::gather`].
-    #[inline(always)]
-    unsafe fn gather_from<S: Simd, const C: usize, const N: usize>(
-        &self,
-        weights: &[f32],
-        rows: &[f32],
-        block: &mut [f32],
-        stride: usize,
-    ) {
-        let (weights, _) = weights[self.first * N..].as_chunks::<N>();
-        let (corners, _) = self.corners.as_chunks::<N>();
-        let mut points = self.order.iter().zip(weights);
-        for (corners, &length) in corners.iter().zip(self.lengths) {
-            // SAFETY: as the caller: corners are rows of the band, the order points of the tile.
-            unsafe {
-                let rows: [[S::V; C]; N] =
-                    corners.map(|corner| load::<S, C>(rows.as_ptr().add(corner as usize * stride)));
-                for (&p, weights) in points.by_ref().take(usize::from(length)) {
-                    let to = block.as_mut_ptr().add(usize::from(p) * stride);
-                    let mut sum = load::<S, C>(to);
-                    for i in 0..N {
-                        let weight = S::splat(weights[i]);
-                        for c in 0..C {
-                            sum[c] = S::mul_add(weight, rows[i][c], sum[c]);
-                        }
-                    }
-                    store::<S, C>(to, sum);
                 }
             }
         }
@@ -321,6 +291,108 @@ impl Runs<'_> {
                         row[c] = S::add(row[c], sums[c]);
                     }
                     store::<S, C>(to, row);
+                }
+            }
+        }
+    }
+}
+
+/// The arguments of [`Runs::gather`].
+struct Gather<'a> {
+    runs: &'a Runs<'a>,
+    n: usize,
+    weights: &'a [f32],
+    rows: &'a [f32],
+    start: Start<'a>,
+}
+
+impl Gather<'_> {
+    /// Gathers `C` vectors of each row, from float `offset` on.
+    ///
+    /// # Safety
+    /// As [`Runs::gather`].
+    #[inline(always)]
+    unsafe fn vectors<S: Simd, const C: usize>(
+        &self,
+        offset: usize,
+        block: &mut [f32],
+        stride: usize,
+    ) {
+        // SAFETY: as the caller. A literal number of corners keeps their rows in registers.
+        unsafe {
+            match self.n {
+                3 => self.corners::<S, C, 3>(offset, block, stride),
+                4 => self.corners::<S, C, 4>(offset, block, stride),
+                6 => self.corners::<S, C, 6>(offset, block, stride),
+                7 => self.corners::<S, C, 7>(offset, block, stride),
+                n => self.any_corners::<S, C>(n, offset, block, stride),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Runs::gather`].
+    #[inline(always)]
+    unsafe fn corners<S: Simd, const C: usize, const N: usize>(
+        &self,
+        offset: usize,
+        block: &mut [f32],
+        stride: usize,
+    ) {
+        let (weights, _) = self.weights[self.runs.first * N..].as_chunks::<N>();
+        let (corners, _) = self.runs.corners.as_chunks::<N>();
+        let mut points = self.runs.order.iter().zip(weights);
+        for (corners, &length) in corners.iter().zip(self.runs.lengths) {
+            // SAFETY: as the caller: corners are rows of the band, the order points of the tile.
+            unsafe {
+                let first = self.rows.as_ptr().add(offset);
+                let rows: [[S::V; C]; N] =
+                    corners.map(|corner| load::<S, C>(first.add(corner as usize * stride)));
+                for (&p, weights) in points.by_ref().take(usize::from(length)) {
+                    let p = usize::from(p);
+                    let to = block.as_mut_ptr().add(p * stride + offset);
+                    let mut sum = self.start.load::<S, C>(p, offset, to);
+                    for i in 0..N {
+                        let weight = S::splat(weights[i]);
+                        for c in 0..C {
+                            sum[c] = S::mul_add(weight, rows[i][c], sum[c]);
+                        }
+                    }
+                    store::<S, C>(to, sum);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Runs::gather`].
+    #[inline(always)]
+    unsafe fn any_corners<S: Simd, const C: usize>(
+        &self,
+        n: usize,
+        offset: usize,
+        block: &mut [f32],
+        stride: usize,
+    ) {
+        let mut weights = self.weights[self.runs.first * n..].chunks_exact(n);
+        let mut order = self.runs.order.iter();
+        for (corners, &length) in self.runs.corners.chunks_exact(n).zip(self.runs.lengths) {
+            let points = order.by_ref().zip(weights.by_ref());
+            for (&p, weights) in points.take(usize::from(length)) {
+                // SAFETY: as in `corners`.
+                unsafe {
+                    let p = usize::from(p);
+                    let to = block.as_mut_ptr().add(p * stride + offset);
+                    let mut sum = self.start.load::<S, C>(p, offset, to);
+                    for (&corner, &weight) in corners.iter().zip(weights) {
+                        let row = self.rows.as_ptr().add(corner as usize * stride + offset);
+                        let row = load::<S, C>(row);
+                        let weight = S::splat(weight);
+                        for c in 0..C {
+                            sum[c] = S::mul_add(weight, row[c], sum[c]);
+                        }
+                    }
+                    store::<S, C>(to, sum);
                 }
             }
         }

@@ -10,12 +10,12 @@ use std::ops::Range;
 /// Points along a row of a tile.
 const TILE_WIDTH: usize = 64;
 /// Rows of a tile.
-const TILE_HEIGHT: usize = 16;
+const TILE_HEIGHT: usize = 8;
 /// The most points in a tile.
 pub(crate) const TILE: usize = TILE_WIDTH * TILE_HEIGHT;
 
 /// Points in a band when there are enough of them; fewer would leave more ghosts.
-const BAND_POINTS: usize = 1 << 15;
+const BAND_POINTS: usize = 1 << 16;
 /// The most bands, and so the most threads that are of use.
 const MAX_BANDS: usize = 16;
 
@@ -100,7 +100,9 @@ impl Tiling {
 
     /// Cuts the tiles into bands, the same for any number of threads.
     pub fn bands(&self) -> Vec<Range<usize>> {
-        let count = (self.points / BAND_POINTS).clamp(1, MAX_BANDS).min(self.tiles.len().max(1));
+        // A power of two shares the work evenly between two threads.
+        let count = (self.points / BAND_POINTS).clamp(1, MAX_BANDS).next_power_of_two();
+        let count = count.min(self.tiles.len().max(1));
         (0..count)
             .map(|b| self.tiles.len() * b / count..self.tiles.len() * (b + 1) / count)
             .collect()
