@@ -108,8 +108,15 @@ pub unsafe trait Simd: Copy {
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once where the machine can.
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a * b + c` of single floats, rounded once where the machine can.
+    #[inline(always)]
+    fn mul_add_one(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
     /// The larger of each pair.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller of each pair.
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// The nearest integer, ties to even.
     unsafe fn round(a: Self::V) -> Self::V;
     /// `a * 2^n` for integral `n` in `[-126, 126]`.
@@ -136,11 +143,8 @@ pub unsafe trait Simd: Copy {
     unsafe fn exp2(x: Self::V) -> Self::V {
         // SAFETY: the same instruction set as the caller's.
         unsafe {
-            let low = Self::splat(LOWEST_EXPONENT);
-            let x = Self::max(x, low);
-            // min(x, 80) without another trait method: -max(-x, -80).
-            let zero = Self::splat(0.0);
-            let x = Self::sub(zero, Self::max(Self::sub(zero, x), low));
+            let x = Self::max(x, Self::splat(LOWEST_EXPONENT));
+            let x = Self::min(x, Self::splat(-LOWEST_EXPONENT));
             let n = Self::round(x);
             let f = Self::sub(x, n);
             // Least-squares polynomial for 2^f, |f| ≤ ½, relative error 2e-9.
@@ -236,8 +240,16 @@ unsafe impl Simd for Baseline {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
     #[inline(always)]
+    fn mul_add_one(a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
+    }
+    #[inline(always)]
     unsafe fn max(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
         std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn min(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
     }
     #[inline(always)]
     unsafe fn round(a: [f32; 8]) -> [f32; 8] {
@@ -330,6 +342,10 @@ mod x86 {
             unsafe { _mm512_max_ps(a, b) }
         }
         #[inline(always)]
+        unsafe fn min(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_min_ps(a, b) }
+        }
+        #[inline(always)]
         unsafe fn round(a: __m512) -> __m512 {
             unsafe { _mm512_roundscale_ps::<0>(a) }
         }
@@ -408,6 +424,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn max(a: __m256, b: __m256) -> __m256 {
             unsafe { _mm256_max_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn min(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_min_ps(a, b) }
         }
         #[inline(always)]
         unsafe fn round(a: __m256) -> __m256 {
@@ -501,6 +521,10 @@ mod arm {
             unsafe { vmaxq_f32(a, b) }
         }
         #[inline(always)]
+        unsafe fn min(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+            unsafe { vminq_f32(a, b) }
+        }
+        #[inline(always)]
         unsafe fn round(a: float32x4_t) -> float32x4_t {
             unsafe { vrndnq_f32(a) }
         }
@@ -518,6 +542,67 @@ mod arm {
         #[inline(always)]
         unsafe fn largest(a: float32x4_t) -> f32 {
             unsafe { vmaxvq_f32(a) }
+        }
+    }
+}
+
+/// Writes the transpose of four rows of four floats, `from_stride` apart, to rows `to_stride` apart.
+///
+/// # Safety
+/// `from` and `to` must be valid for four such rows.
+#[inline(always)]
+pub unsafe fn transpose4(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as the caller; every x86-64 has SSE.
+    unsafe {
+        use std::arch::x86_64::*;
+        let mut a = _mm_loadu_ps(from);
+        let mut b = _mm_loadu_ps(from.add(from_stride));
+        let mut c = _mm_loadu_ps(from.add(2 * from_stride));
+        let mut d = _mm_loadu_ps(from.add(3 * from_stride));
+        _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
+        _mm_storeu_ps(to, a);
+        _mm_storeu_ps(to.add(to_stride), b);
+        _mm_storeu_ps(to.add(2 * to_stride), c);
+        _mm_storeu_ps(to.add(3 * to_stride), d);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    for i in 0..4 {
+        for j in 0..4 {
+            // SAFETY: as the caller.
+            unsafe { *to.add(j * to_stride + i) = *from.add(i * from_stride + j) };
+        }
+    }
+}
+
+/// Writes the transpose of `rows × columns` floats, in rows `from_stride` apart, to rows `to_stride`
+/// apart.
+///
+/// # Safety
+/// `from` must be valid for `rows` such rows of `columns` floats, `to` for the reverse.
+#[inline(always)]
+pub unsafe fn transpose(
+    from: *const f32,
+    from_stride: usize,
+    to: *mut f32,
+    to_stride: usize,
+    rows: usize,
+    columns: usize,
+) {
+    let (whole_rows, whole_columns) = (rows / 4 * 4, columns / 4 * 4);
+    // SAFETY: as the caller.
+    unsafe {
+        for i in (0..whole_rows).step_by(4) {
+            for j in (0..whole_columns).step_by(4) {
+                let (from, to) = (from.add(i * from_stride + j), to.add(j * to_stride + i));
+                transpose4(from, from_stride, to, to_stride);
+            }
+        }
+        for i in 0..rows {
+            let first = if i < whole_rows { whole_columns } else { 0 };
+            for j in first..columns {
+                *to.add(j * to_stride + i) = *from.add(i * from_stride + j);
+            }
         }
     }
 }
@@ -551,13 +636,31 @@ mod tests {
 
     #[test]
     fn exp2_is_accurate_at_every_level() {
-        check(dispatch);
+        check(|kernel| dispatch(kernel));
         // SAFETY: plain Rust needs no instruction set.
         check(|k| unsafe { k.run::<Baseline>() });
         #[cfg(target_arch = "x86_64")]
         if Level::detect() == Level::Avx512 {
             // SAFETY: a machine with AVX-512 has AVX2.
             check(|k| unsafe { x86::run_avx2(k) });
+        }
+    }
+
+    #[test]
+    fn transposes_of_any_size() {
+        for rows in 1..10 {
+            for columns in 1..10 {
+                let from: Vec<f32> = (0..rows * 11).map(|i| i as f32).collect();
+                let mut to = vec![-1.0; columns * 13];
+                // SAFETY: rows of 11 floats hold `columns`, rows of 13 hold `rows`.
+                unsafe { transpose(from.as_ptr(), 11, to.as_mut_ptr(), 13, rows, columns) };
+                for i in 0..13 {
+                    for j in 0..columns {
+                        let expected = if i < rows { from[i * 11 + j] } else { -1.0 };
+                        assert_eq!(to[j * 13 + i], expected);
+                    }
+                }
+            }
         }
     }
 

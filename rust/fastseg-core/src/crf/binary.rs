@@ -35,7 +35,15 @@ impl Kernel for BinaryBand<'_> {
             block[..scores.len()].copy_from_slice(scores);
             for kernel in self.kernels.iter().filter(|kernel| !kernel.from.is_empty()) {
                 let runs = kernel.lattice.runs(index);
-                runs.gather_channel(kernel.corners(), kernel.slice, kernel.from, &mut block);
+                // SAFETY: the caller has the instruction set; all is of the lattice's sizes.
+                unsafe {
+                    runs.gather_channel::<S>(
+                        kernel.corners(),
+                        kernel.slice,
+                        kernel.from,
+                        &mut block,
+                    )
+                };
             }
             // From here on 2^-difference, the odds of label 0.
             for chunk in block.chunks_exact_mut(S::LANES) {
@@ -51,7 +59,10 @@ impl Kernel for BinaryBand<'_> {
             }
             for kernel in self.kernels.iter_mut().filter(|kernel| !kernel.to.is_empty()) {
                 let runs = kernel.lattice.runs(index);
-                runs.spread_channel(kernel.corners(), kernel.splat, &block, kernel.to);
+                // SAFETY: as above.
+                unsafe {
+                    runs.spread_channel::<S>(kernel.corners(), kernel.splat, &block, kernel.to)
+                };
             }
         }
         Ok(())

@@ -115,7 +115,12 @@ impl<'a> Model<'a> {
             return Ok(Report { iterations, energies: Vec::new() });
         }
         let (scores, constant) = self.scores(unary)?;
-        let mut last = tolerance.map(|_| self.workspace.take::<f32>(scores.len()));
+        let measure = tolerance.is_some();
+        // Where vertices outnumber points, keeping the probabilities takes less memory than a
+        // second set of rows.
+        let rows = self.kernels.iter().map(|(kernel, _)| kernel.lattice().rows()).sum::<usize>();
+        let separate = rows * padded(self.labels) > scores.len();
+        let mut kept = (measure || separate).then(|| self.workspace.take::<f32>(scores.len()));
         let (mut from, mut to) = (AllRows::new(), AllRows::new());
         let mut energies = Vec::new();
         for done in 0..=iterations {
@@ -124,24 +129,30 @@ impl<'a> Model<'a> {
                 _ => f64::INFINITY,
             };
             let is_last = done == iterations || tolerance.is_some_and(|least| change <= least);
-            if is_last {
+            if is_last || separate {
                 to.clear();
             } else if to.is_empty() {
                 to = self.rows();
             }
             let output = if is_last { output } else { Output::Nothing };
-            let then = |last| Then::Update { output, last };
+            let measure = measure && done > 0;
+            let then = |keep| Then::Update { output, keep, measure };
             let source = Source::Scores(&scores);
-            let energy = self.pass(source, &from, &mut to, then, last.as_deref_mut())?;
+            let energy = self.pass(source, &from, &mut to, then, kept.as_deref_mut())?;
             if done > 0 {
-                energies.extend(tolerance.map(|_| energy + constant));
+                energies.extend(measure.then_some(energy + constant));
                 self.control.step();
             }
             if is_last {
                 return Ok(Report { iterations: done, energies });
             }
-            self.blur(&mut to)?;
             std::mem::swap(&mut from, &mut to);
+            if let Some(kept) = kept.as_deref().filter(|_| separate) {
+                from = if to.is_empty() { self.rows() } else { std::mem::take(&mut to) };
+                let then = |keep| Then::Update { output: Output::Nothing, keep, measure: false };
+                self.pass(Source::Kept(kept), &AllRows::new(), &mut from, then, None)?;
+            }
+            self.blur(&mut from)?;
         }
         unreachable!("the last pass returns")
     }
@@ -194,7 +205,7 @@ impl<'a> Model<'a> {
         let (scores, _) = self.scores(unary)?;
         let from = self.filtered(q)?;
         let output = target.output();
-        let then = |last| Then::Update { output, last };
+        let then = |keep| Then::Update { output, keep, measure: false };
         self.pass(Source::Scores(&scores), &from, &mut AllRows::new(), then, None)?;
         Ok(())
     }
@@ -216,12 +227,12 @@ impl<'a> Model<'a> {
         let (scores, constant) = self.scores(unary)?;
         let mut last = self.workspace.take::<f32>(scores.len());
         let mut rows = self.rows();
-        let keep = |last| Then::Update { output: Output::Nothing, last };
-        self.pass(Source::Given(q), &AllRows::new(), &mut rows, keep, Some(&mut last))?;
+        let then = |keep| Then::Update { output: Output::Nothing, keep, measure: false };
+        self.pass(Source::Given(q), &AllRows::new(), &mut rows, then, Some(&mut last))?;
         self.blur(&mut rows)?;
-        let keep = |last| Then::Update { output: Output::Nothing, last };
+        let then = |keep| Then::Update { output: Output::Nothing, keep, measure: true };
         let source = Source::Scores(&scores);
-        let energy = self.pass(source, &rows, &mut AllRows::new(), keep, Some(&mut last))?;
+        let energy = self.pass(source, &rows, &mut AllRows::new(), then, Some(&mut last))?;
         Ok(energy + constant)
     }
 
@@ -236,7 +247,7 @@ impl<'a> Model<'a> {
     fn filtered(&self, q: &[f32]) -> Result<AllRows, Cancelled> {
         assert_eq!(q.len(), self.labels * self.tiling.points());
         let mut rows = self.rows();
-        let then = |last| Then::Update { output: Output::Nothing, last };
+        let then = |keep| Then::Update { output: Output::Nothing, keep, measure: false };
         self.pass(Source::Given(q), &AllRows::new(), &mut rows, then, None)?;
         self.blur(&mut rows)?;
         Ok(rows)

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::control::{Cancelled, Control};
 use crate::lattice::{Segment, Tiling};
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::simd::{Kernel, Simd, dispatch, transpose};
 
 /// Points that are converted together: the most in a segment.
 const TOGETHER: usize = 64;
@@ -147,11 +147,9 @@ impl Kernel for Convert<'_> {
                         *out = one - zero;
                     }
                 } else {
-                    for (p, out) in out.chunks_exact_mut(self.labels).enumerate() {
-                        for (out, row) in out.iter_mut().zip(&rows) {
-                            *out = row[p];
-                        }
-                    }
+                    let (from, to) = (rows.as_ptr().cast(), out.as_mut_ptr());
+                    // SAFETY: there are `labels` rows of `TOGETHER` floats, and `len` of `labels`.
+                    unsafe { transpose(from, TOGETHER, to, self.labels, self.labels, len) };
                 }
             }
         }

@@ -8,7 +8,7 @@
 use super::unary::{NATS, log2};
 use crate::control::{Cancelled, Control};
 use crate::lattice::{Band, Lattice, Shared, Start, TILE, Tile, Tiling};
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Simd, transpose};
 
 /// Floats in a cache line.
 const LINE: usize = 16;
@@ -43,8 +43,10 @@ pub(super) enum Then<'a> {
     Update {
         /// Where the caller wants them.
         output: Output,
-        /// Where the last probabilities are kept, if the free energy is to be measured.
-        last: Option<&'a mut [f32]>,
+        /// Where the probabilities are kept, labels innermost, in tile order.
+        keep: Option<&'a mut [f32]>,
+        /// Whether to measure the free energy of those kept last.
+        measure: bool,
     },
     /// The messages themselves, as energies, for the caller.
     Messages(Shared<f32>),
@@ -68,6 +70,8 @@ pub(super) enum Output {
 pub(super) enum Source<'a> {
     /// From scores, labels innermost, in tile order, and the messages.
     Scores(&'a [f32]),
+    /// Kept before: labels innermost, in tile order.
+    Kept(&'a [f32]),
     /// Given: `labels × points`, row by row, in memory order.
     Given(&'a [f32]),
 }
@@ -124,12 +128,13 @@ impl UpdateBand<'_> {
         unsafe {
             match self.source {
                 Source::Given(q) => self.load_given(q, tile, block),
+                Source::Kept(q) => self.load_rows::<S>(q, 0.0, tile, block),
                 Source::Scores(scores) => {
                     self.gather::<S>(scores, index, tile, block);
                     if let Then::Messages(out) = self.then {
                         return self.store_messages(out, tile, block);
                     }
-                    if let Then::Update { last: Some(last), .. } = &self.then {
+                    if let Then::Update { keep: Some(last), measure: true, .. } = &self.then {
                         *energy += self.energy(last, scores, tile, block);
                     }
                     let next = scores.as_ptr().wrapping_add(tile.points.end * self.labels);
@@ -153,10 +158,10 @@ impl UpdateBand<'_> {
     /// The instruction set of `S` must be available.
     #[inline(always)]
     unsafe fn gather<S: Simd>(&self, scores: &[f32], index: usize, tile: &Tile, block: &mut [f32]) {
-        let scores = &scores[tile.points.start * self.labels..tile.points.end * self.labels];
+        let rows = &scores[tile.points.start * self.labels..tile.points.end * self.labels];
         // SAFETY: as the caller; the slices are of the lattice's own sizes.
         unsafe {
-            let mut start = Start::Rows(scores, self.labels);
+            let mut start = Start::Rows(rows, self.labels);
             for kernel in self.kernels.iter().filter(|kernel| !kernel.from.is_empty()) {
                 let (n, stride) = (kernel.corners(), self.stride);
                 let runs = kernel.lattice.runs(index);
@@ -164,28 +169,30 @@ impl UpdateBand<'_> {
                 start = Start::Block;
             }
             if let Start::Rows(..) = start {
-                self.load_scores::<S>(scores, block);
+                self.load_rows::<S>(scores, f32::NEG_INFINITY, tile, block);
             }
         }
     }
 
+    /// Rows with the labels innermost, padded with `fill`.
+    ///
     /// # Safety
     /// The instruction set of `S` must be available.
     #[inline(always)]
-    unsafe fn load_scores<S: Simd>(&self, scores: &[f32], block: &mut [f32]) {
+    unsafe fn load_rows<S: Simd>(&self, rows: &[f32], fill: f32, tile: &Tile, block: &mut [f32]) {
+        let rows = &rows[tile.points.start * self.labels..tile.points.end * self.labels];
         let whole = self.labels / S::LANES * S::LANES;
         let rest = self.labels - whole;
-        for (from, to) in scores.chunks_exact(self.labels).zip(block.chunks_exact_mut(self.stride))
-        {
+        for (from, to) in rows.chunks_exact(self.labels).zip(block.chunks_exact_mut(self.stride)) {
             let (from, to) = (from.as_ptr(), to.as_mut_ptr());
-            // SAFETY: a score row has `labels` floats, a row of the block `stride`, and these are
+            // SAFETY: a row has `labels` floats, a row of the block `stride`, and these are
             // the labels rounded up to whole vectors.
             unsafe {
                 for at in (0..whole).step_by(S::LANES) {
                     S::store(to.add(at), S::load(from.add(at)));
                 }
                 if rest > 0 {
-                    let tail = S::load_tail(from.add(whole), rest, f32::NEG_INFINITY);
+                    let tail = S::load_tail(from.add(whole), rest, fill);
                     S::store(to.add(whole), tail);
                 }
             }
@@ -306,12 +313,12 @@ impl UpdateBand<'_> {
     #[inline(always)]
     fn hand_over(&mut self, tile: &Tile, block: &[f32]) {
         let (labels, stride) = (self.labels, self.stride);
-        let Then::Update { output, last } = &mut self.then else { return };
-        if let Some(last) = last {
+        let Then::Update { output, keep, .. } = &mut self.then else { return };
+        if let Some(keep) = keep {
             let first = (tile.points.start - self.band.points.start) * labels;
-            let rows = last[first..].chunks_exact_mut(labels);
-            for (last, q) in rows.zip(block.chunks_exact(stride)) {
-                last.copy_from_slice(&q[..labels]);
+            let rows = keep[first..].chunks_exact_mut(labels);
+            for (keep, q) in rows.zip(block.chunks_exact(stride)) {
+                keep.copy_from_slice(&q[..labels]);
             }
         }
         for segment in self.tiling.segments(tile) {
@@ -319,15 +326,12 @@ impl UpdateBand<'_> {
             match *output {
                 Output::Nothing => return,
                 Output::Probs(out) => {
-                    for label in 0..labels {
-                        // SAFETY: the caller's array holds `labels × points` floats, and every
-                        // point is in one segment.
-                        let to =
-                            unsafe { out.get().add(label * self.tiling.points() + segment.memory) };
-                        for (p, q) in rows.chunks_exact(stride).enumerate() {
-                            // SAFETY: as above.
-                            unsafe { *to.add(p) = q[label] };
-                        }
+                    // SAFETY: the caller's array holds `labels × points` floats, and every point is
+                    // in one segment.
+                    unsafe {
+                        let to = out.get().add(segment.memory);
+                        let points = self.tiling.points();
+                        transpose(rows.as_ptr(), stride, to, points, segment.len, labels);
                     }
                 }
                 Output::Labels8(out) => {

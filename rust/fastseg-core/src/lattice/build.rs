@@ -329,11 +329,12 @@ impl<const W: usize> EmbedBand<'_, W> {
                 &mut self.order[point..point + points],
                 &mut self.weights[point * n..(point + points) * n],
             );
-            for i in 0..runs {
-                let first = simplices.runs[i];
-                self.lengths[run + i] = first.length;
-                let corners = &mut self.corners[(run + i) * n..(run + i + 1) * n];
-                let (base, steps) = simplices.of(d, first.point);
+            // Numbered in order of first touch, so that neighbouring runs have neighbouring rows.
+            for &Run { point, length, place } in &simplices.runs {
+                let place = run + usize::from(place);
+                self.lengths[place] = length;
+                let corners = &mut self.corners[place * n..(place + 1) * n];
+                let (base, steps) = simplices.of(d, point);
                 vertices.number_corners(base, steps, self.layout, corners);
             }
             run_counts.push(runs as u32);
@@ -350,16 +351,21 @@ impl<const W: usize> EmbedBand<'_, W> {
     }
 }
 
-/// A run: how many points it has, and one of them.
+/// A run of the tile.
 #[derive(Clone, Copy)]
 struct Run {
+    /// Its first point.
     point: u16,
+    /// How many points it has.
     length: u16,
+    /// Which run of the tile it becomes.
+    place: u16,
 }
 
 /// The simplices of the points of one tile, and how they are sorted into runs.
 struct TileSimplices<const W: usize> {
     base: Vec<Key<W>>,
+    code: Vec<u64>,
     /// For each point the order of steps from corner to corner.
     steps: Vec<u8>,
     weights: Vec<f32>,
@@ -371,6 +377,10 @@ struct TileSimplices<const W: usize> {
     tile: u32,
 }
 
+/// Lengths of runs that are told apart when runs are sorted by length.
+const LENGTHS: usize = 32;
+/// The most steps that a code tells apart.
+const EXACT_CODE: usize = 16;
 /// Slots of the table of simplices of a tile, a power of two with room to spare.
 const SLOTS: usize = 2 * TILE;
 
@@ -378,6 +388,7 @@ impl<const W: usize> TileSimplices<W> {
     fn new(d: usize) -> Self {
         Self {
             base: vec![[0; W]; TILE],
+            code: vec![0; TILE],
             steps: vec![0; TILE * d],
             weights: vec![0.0; TILE * (d + 1)],
             run: vec![0; TILE],
@@ -394,6 +405,7 @@ impl<const W: usize> TileSimplices<W> {
         for lane in 0..count {
             let point = local + lane;
             self.base[point] = embedding.base[lane];
+            self.code[point] = embedding.code[lane];
             let weights = &mut self.weights[point * n..(point + 1) * n];
             for (r, weight) in weights.iter_mut().enumerate() {
                 *weight = embedding.weight[r][lane];
@@ -411,15 +423,14 @@ impl<const W: usize> TileSimplices<W> {
         (self.base[point], &self.steps[point * d..(point + 1) * d])
     }
 
-    /// Sorts the points of the tile into runs, in order of first touch, and returns how many.
+    /// Sorts the points of the tile into runs and returns how many there are.
     #[inline(always)]
     fn sort(&mut self, d: usize, points: usize, order: &mut [u16], weights: &mut [f32]) -> usize {
         let n = d + 1;
         self.tile += 1;
         self.runs.clear();
         for point in 0..points as u16 {
-            let (base, steps) = self.of(d, point);
-            let code = steps.iter().fold(0u64, |code, &step| code.rotate_left(4) ^ u64::from(step));
+            let (base, code) = (self.base[usize::from(point)], self.code[usize::from(point)]);
             let hash = base.iter().fold(code, |hash, word| {
                 (hash.rotate_left(29) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15)
             });
@@ -429,10 +440,12 @@ impl<const W: usize> TileSimplices<W> {
                 if tile != self.tile {
                     let run = self.runs.len() as u16;
                     self.slots[slot] = (self.tile, run);
-                    self.runs.push(Run { point, length: 0 });
+                    self.runs.push(Run { point, length: 0, place: 0 });
                     break run;
                 }
-                if self.of(d, self.runs[usize::from(run)].point) == (base, steps) {
+                let other = usize::from(self.runs[usize::from(run)].point);
+                let is_same = self.base[other] == base && self.code[other] == code;
+                if is_same && (d <= EXACT_CODE || self.of(d, point) == self.of(d, other as u16)) {
                     break run;
                 }
                 slot = (slot + 1) % SLOTS;
@@ -440,15 +453,33 @@ impl<const W: usize> TileSimplices<W> {
             self.runs[usize::from(run)].length += 1;
             self.run[usize::from(point)] = run;
         }
-        // Counting sort.
+        // Runs of equal length follow each other: a loop over a run then ends where the processor
+        // expects it to. The longest are few and share a bucket.
+        let mut first_of_length = [0u16; LENGTHS + 1];
+        for run in &self.runs {
+            first_of_length[usize::from(run.length).min(LENGTHS)] += 1;
+        }
+        let mut at = 0;
+        for first in &mut first_of_length {
+            at += std::mem::replace(first, at);
+        }
+        let mut lengths = [0u16; TILE];
+        for run in &mut self.runs {
+            let next = &mut first_of_length[usize::from(run.length).min(LENGTHS)];
+            run.place = *next;
+            lengths[usize::from(*next)] = run.length;
+            *next += 1;
+        }
+        // A counting sort brings the points into the order of the runs.
         let mut next = [0u16; TILE];
         let mut at = 0;
-        for (next, run) in next.iter_mut().zip(&self.runs) {
+        for (next, length) in next.iter_mut().zip(lengths) {
             *next = at;
-            at += run.length;
+            at += length;
         }
         for point in 0..points {
-            let next = &mut next[usize::from(self.run[point])];
+            let run = self.runs[usize::from(self.run[point])];
+            let next = &mut next[usize::from(run.place)];
             let at = usize::from(*next);
             *next += 1;
             order[at] = point as u16;

@@ -17,6 +17,8 @@ pub struct Embedding<const W: usize> {
     pub base: [Key<W>; BLOCK],
     /// `order[r][lane]`: which coordinate steps down between the vertices of class r and r+1.
     pub order: Vec<[u8; BLOCK]>,
+    /// The same, four bits a step: exact up to sixteen steps, a hash beyond.
+    pub code: [u64; BLOCK],
     /// `weight[r][lane]`: the barycentric weight of the vertex of class r.
     pub weight: Vec<Lanes>,
 }
@@ -32,6 +34,7 @@ impl<const W: usize> Embedding<W> {
             rank: vec![[0; BLOCK]; corners],
             base: [[0; W]; BLOCK],
             order: vec![[0; BLOCK]; corners],
+            code: [0; BLOCK],
             weight: vec![[0.0; BLOCK]; corners],
         }
     }
@@ -46,78 +49,83 @@ impl<const W: usize> Embedding<W> {
         let v = &mut self.nearest[..corners];
         let rank = &mut self.rank[..corners];
 
+        // Lanes are read into values and written back: loops over values become vectors.
         let mut sum = [0.0; BLOCK];
         for j in (1..=d).rev() {
-            for l in 0..BLOCK {
-                let scaled = features[j - 1][l] * scale[j - 1];
-                e[j][l] = sum[l] - j as f32 * scaled;
-                sum[l] += scaled;
-            }
+            let (f, s) = (features[j - 1], scale[j - 1]);
+            let scaled: Lanes = each(|l| f[l] * s);
+            e[j] = each(|l| sum[l] - j as f32 * scaled[l]);
+            sum = each(|l| sum[l] + scaled[l]);
         }
         e[0] = sum;
 
         let (up, down) = (corners as f32, 1.0 / corners as f32);
         let mut excess = [0.0; BLOCK];
         for i in 0..=d {
-            for l in 0..BLOCK {
-                v[i][l] = (e[i][l] * down).round_ties_even();
-                excess[l] += v[i][l];
-                e[i][l] -= v[i][l] * up; // from here on the offset from the nearest vertex
-            }
+            let at = e[i];
+            let nearest: Lanes = each(|l| (at[l] * down).round_ties_even());
+            excess = each(|l| excess[l] + nearest[l]);
+            // From here on the offset from the nearest vertex.
+            e[i] = each(|l| at[l] - nearest[l] * up);
+            v[i] = nearest;
             rank[i] = [0; BLOCK];
         }
         for i in 0..d {
+            let (here, mut ahead) = (e[i], rank[i]);
             for j in i + 1..=d {
-                for l in 0..BLOCK {
-                    let behind = i32::from(e[i][l] < e[j][l]);
-                    rank[i][l] += behind;
-                    rank[j][l] += 1 - behind;
-                }
+                let (there, behind) = (e[j], rank[j]);
+                let is_behind: [i32; BLOCK] = each(|l| i32::from(here[l] < there[l]));
+                ahead = each(|l| ahead[l] + is_behind[l]);
+                rank[j] = each(|l| behind[l] + 1 - is_behind[l]);
             }
+            rank[i] = ahead;
         }
         for i in 0..=d {
-            for l in 0..BLOCK {
-                let r = rank[i][l] + excess[l] as i32;
-                let wrap = i32::from(r < 0) - i32::from(r > d as i32);
-                rank[i][l] = r + wrap * corners as i32;
-                v[i][l] += wrap as f32;
-                e[i][l] -= wrap as f32 * up;
-            }
+            let (at, nearest, old) = (e[i], v[i], rank[i]);
+            let shifted: [i32; BLOCK] = each(|l| old[l] + excess[l] as i32);
+            let wrap: [i32; BLOCK] =
+                each(|l| i32::from(shifted[l] < 0) - i32::from(shifted[l] > d as i32));
+            rank[i] = each(|l| shifted[l] + wrap[l] * corners as i32);
+            v[i] = each(|l| nearest[l] + wrap[l] as f32);
+            e[i] = each(|l| at[l] - wrap[l] as f32 * up);
         }
 
         // Sort the offsets by rank; their differences are the weights.
-        let sorted = &mut self.weight[..corners];
+        let weight = &mut self.weight[..corners];
+        let mut before = [0.0; BLOCK];
+        let mut code = [0u64; BLOCK];
         for place in 0..=d {
             let wanted = (d - place) as i32;
-            let mut offset = [0u32; BLOCK];
-            let mut which = [0u32; BLOCK];
+            let (mut offset, mut which) = ([0u32; BLOCK], [0u32; BLOCK]);
             for i in 0..=d {
-                for l in 0..BLOCK {
-                    // Exactly one coordinate has the wanted rank: its bits survive the mask.
-                    let mask = u32::from(rank[i][l] == wanted).wrapping_neg();
-                    offset[l] |= mask & e[i][l].to_bits();
-                    which[l] |= mask & i as u32;
-                }
+                let (at, rank) = (e[i], rank[i]);
+                // Exactly one coordinate has the wanted rank: its bits survive the mask.
+                let mask: [u32; BLOCK] = each(|l| u32::from(rank[l] == wanted).wrapping_neg());
+                offset = each(|l| offset[l] | mask[l] & at[l].to_bits());
+                which = each(|l| which[l] | mask[l] & i as u32);
             }
-            for l in 0..BLOCK {
-                sorted[place][l] = f32::from_bits(offset[l]) * down;
-                self.order[place][l] = which[l] as u8;
+            let sorted: Lanes = each(|l| f32::from_bits(offset[l]) * down);
+            weight[place] = each(|l| sorted[l] - before[l]);
+            self.order[place] = each(|l| which[l] as u8);
+            if place < d {
+                code = each(|l| code[l].rotate_left(4) ^ u64::from(which[l]));
             }
+            before = sorted;
         }
-        // weight[j] = sorted[j] - sorted[j-1], and weight[0] closes the sum to one.
-        let last = sorted[d];
-        for j in (1..=d).rev() {
-            for l in 0..BLOCK {
-                sorted[j][l] -= sorted[j - 1][l];
-            }
-        }
-        for l in 0..BLOCK {
-            sorted[0][l] += 1.0 - last[l];
-        }
+        self.code = code;
+        // The first closes the sum to one: it also takes what the last leaves.
+        let first = weight[0];
+        weight[0] = each(|l| first[l] + (1.0 - before[l]));
 
         self.base = [[0; W]; BLOCK];
         for i in 0..d {
             layout.put(&mut self.base, i, &v[i]);
         }
     }
+}
+
+/// A value for each lane.
+#[inline(always)]
+fn each<T>(lane: impl FnMut(usize) -> T) -> [T; BLOCK] {
+    std::array::from_fn(lane)
 }

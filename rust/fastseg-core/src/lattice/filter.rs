@@ -158,7 +158,6 @@ impl Lattice {
         rows: &mut Rows,
         control: &Control,
     ) -> Result<(), Cancelled> {
-        let n = self.dimension() + 1;
         let parts = self.bands().par_iter().zip(rows.split(self.bands()));
         parts.with_max_len(1).try_for_each(|(band, rows)| {
             rows.fill(0.0);
@@ -166,7 +165,7 @@ impl Lattice {
             for tile in band.tiles.clone() {
                 control.check()?;
                 load(&self.tiling().tiles()[tile], &mut block);
-                self.runs(tile).spread_channel(n, self.weights(), &block, rows);
+                dispatch(SpreadTile { lattice: self, tile, block: &block, rows });
             }
             Ok(())
         })
@@ -179,14 +178,13 @@ impl Lattice {
         store: impl Fn(&Tile, &[f32]) + Sync,
         control: &Control,
     ) -> Result<(), Cancelled> {
-        let n = self.dimension() + 1;
         self.bands().par_iter().with_max_len(1).try_for_each(|band| {
             let rows = rows.of(band);
             let mut block = vec![0.0; TILE];
             for tile in band.tiles.clone() {
                 control.check()?;
                 block.fill(0.0);
-                self.runs(tile).gather_channel(n, self.weights(), rows, &mut block);
+                dispatch(GatherTile { lattice: self, tile, rows, block: &mut block });
                 store(&self.tiling().tiles()[tile], &block);
             }
             Ok(())
@@ -250,6 +248,46 @@ impl Lattice {
                 f(owner as usize, ghost as usize);
             }
         });
+    }
+}
+
+/// Spreads the values of one tile.
+struct SpreadTile<'a> {
+    lattice: &'a Lattice,
+    tile: usize,
+    block: &'a [f32],
+    rows: &'a mut [f32],
+}
+
+impl Kernel for SpreadTile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { lattice, tile, block, rows } = self;
+        let n = lattice.dimension() + 1;
+        // SAFETY: the caller has the instruction set; rows and block are of the lattice's sizes.
+        unsafe { lattice.runs(tile).spread_channel::<S>(n, lattice.weights(), block, rows) };
+    }
+}
+
+/// Gathers the values of one tile.
+struct GatherTile<'a> {
+    lattice: &'a Lattice,
+    tile: usize,
+    rows: &'a [f32],
+    block: &'a mut [f32],
+}
+
+impl Kernel for GatherTile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { lattice, tile, rows, block } = self;
+        let n = lattice.dimension() + 1;
+        // SAFETY: the caller has the instruction set; rows and block are of the lattice's sizes.
+        unsafe { lattice.runs(tile).gather_channel::<S>(n, lattice.weights(), rows, block) };
     }
 }
 

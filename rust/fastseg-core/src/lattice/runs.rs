@@ -51,30 +51,45 @@ impl Start<'_> {
 
 impl Runs<'_> {
     /// Adds to every value of `block` the weighted values of its `n` corners.
+    ///
+    /// # Safety
+    /// The instruction set of `S` must be available; `rows` must hold the values of the band and
+    /// `block` those of the tile.
     #[inline(always)]
-    pub fn gather_channel(&self, n: usize, weights: &[f32], rows: &[f32], block: &mut [f32]) {
-        match n {
-            3 => self.gather_channel_from::<3>(weights, rows, block),
-            4 => self.gather_channel_from::<4>(weights, rows, block),
-            6 => self.gather_channel_from::<6>(weights, rows, block),
-            7 => self.gather_channel_from::<7>(weights, rows, block),
-            n => {
-                let mut weights = weights[self.first * n..].chunks_exact(n);
-                let mut order = self.order.iter();
-                for (corners, &length) in self.corners.chunks_exact(n).zip(self.lengths) {
-                    let points = order.by_ref().zip(weights.by_ref());
-                    for (&p, weights) in points.take(usize::from(length)) {
-                        let taps = corners.iter().zip(weights);
-                        let sum: f32 = taps.map(|(&corner, &w)| w * rows[corner as usize]).sum();
-                        block[usize::from(p)] += sum;
+    pub unsafe fn gather_channel<S: Simd>(
+        &self,
+        n: usize,
+        weights: &[f32],
+        rows: &[f32],
+        block: &mut [f32],
+    ) {
+        // SAFETY: as the caller. A literal number of corners keeps their values in registers.
+        unsafe {
+            match n {
+                3 => self.gather_channel_from::<S, 3>(weights, rows, block),
+                4 => self.gather_channel_from::<S, 4>(weights, rows, block),
+                6 => self.gather_channel_from::<S, 6>(weights, rows, block),
+                7 => self.gather_channel_from::<S, 7>(weights, rows, block),
+                n => {
+                    let mut weights = weights[self.first * n..].chunks_exact(n);
+                    let mut order = self.order.iter();
+                    for (corners, &length) in self.corners.chunks_exact(n).zip(self.lengths) {
+                        let points = order.by_ref().zip(weights.by_ref());
+                        for (&p, weights) in points.take(usize::from(length)) {
+                            let taps = corners.iter().zip(weights);
+                            let sum: f32 = taps.map(|(&row, &w)| w * rows[row as usize]).sum();
+                            block[usize::from(p)] += sum;
+                        }
                     }
                 }
             }
         }
     }
 
+    /// # Safety
+    /// As [`Self::gather_channel`].
     #[inline(always)]
-    fn gather_channel_from<const N: usize>(
+    unsafe fn gather_channel_from<S: Simd, const N: usize>(
         &self,
         weights: &[f32],
         rows: &[f32],
@@ -84,34 +99,48 @@ impl Runs<'_> {
         let (corners, _) = self.corners.as_chunks::<N>();
         let mut points = self.order.iter().zip(weights);
         for (corners, &length) in corners.iter().zip(self.lengths) {
-            // SAFETY: corners are rows of the band by construction of the lattice.
+            // SAFETY: as the caller: corners are rows of the band.
             let values = corners.map(|corner| unsafe { *rows.get_unchecked(corner as usize) });
             for (&p, weights) in points.by_ref().take(usize::from(length)) {
-                // SAFETY: the order holds points of the tile.
-                let sum = unsafe { block.get_unchecked_mut(usize::from(p)) };
+                // Two sums, so that the additions need not wait for each other.
+                let mut sums = [0.0; 2];
                 for i in 0..N {
-                    *sum += weights[i] * values[i];
+                    sums[i % 2] = S::mul_add_one(weights[i], values[i], sums[i % 2]);
                 }
+                // SAFETY: the order holds points of the tile.
+                unsafe { *block.get_unchecked_mut(usize::from(p)) += sums[0] + sums[1] };
             }
         }
     }
 
     /// Adds every value of `block`, weighted, to the values of its `n` corners.
+    ///
+    /// # Safety
+    /// As [`Self::gather_channel`].
     #[inline(always)]
-    pub fn spread_channel(&self, n: usize, weights: &[f32], block: &[f32], rows: &mut [f32]) {
-        match n {
-            3 => self.spread_channel_to::<3>(weights, block, rows),
-            4 => self.spread_channel_to::<4>(weights, block, rows),
-            6 => self.spread_channel_to::<6>(weights, block, rows),
-            7 => self.spread_channel_to::<7>(weights, block, rows),
-            n => {
-                let mut weights = weights[self.first * n..].chunks_exact(n);
-                let mut order = self.order.iter();
-                for (corners, &length) in self.corners.chunks_exact(n).zip(self.lengths) {
-                    let points = order.by_ref().zip(weights.by_ref());
-                    for (&p, weights) in points.take(usize::from(length)) {
-                        for (&corner, &w) in corners.iter().zip(weights) {
-                            rows[corner as usize] += w * block[usize::from(p)];
+    pub unsafe fn spread_channel<S: Simd>(
+        &self,
+        n: usize,
+        weights: &[f32],
+        block: &[f32],
+        rows: &mut [f32],
+    ) {
+        // SAFETY: as the caller. A literal number of corners keeps their sums in registers.
+        unsafe {
+            match n {
+                3 => self.spread_channel_to::<S, 3>(weights, block, rows),
+                4 => self.spread_channel_to::<S, 4>(weights, block, rows),
+                6 => self.spread_channel_to::<S, 6>(weights, block, rows),
+                7 => self.spread_channel_to::<S, 7>(weights, block, rows),
+                n => {
+                    let mut weights = weights[self.first * n..].chunks_exact(n);
+                    let mut order = self.order.iter();
+                    for (corners, &length) in self.corners.chunks_exact(n).zip(self.lengths) {
+                        let points = order.by_ref().zip(weights.by_ref());
+                        for (&p, weights) in points.take(usize::from(length)) {
+                            for (&corner, &w) in corners.iter().zip(weights) {
+                                rows[corner as usize] += w * block[usize::from(p)];
+                            }
                         }
                     }
                 }
@@ -119,8 +148,15 @@ impl Runs<'_> {
         }
     }
 
+    /// # Safety
+    /// As [`Self::gather_channel`].
     #[inline(always)]
-    fn spread_channel_to<const N: usize>(&self, weights: &[f32], block: &[f32], rows: &mut [f32]) {
+    unsafe fn spread_channel_to<S: Simd, const N: usize>(
+        &self,
+        weights: &[f32],
+        block: &[f32],
+        rows: &mut [f32],
+    ) {
         let (weights, _) = weights[self.first * N..].as_chunks::<N>();
         let (corners, _) = self.corners.as_chunks::<N>();
         let mut points = self.order.iter().zip(weights);
@@ -130,7 +166,7 @@ impl Runs<'_> {
                 // SAFETY: the order holds points of the tile.
                 let value = unsafe { *block.get_unchecked(usize::from(p)) };
                 for i in 0..N {
-                    sums[i] += weights[i] * value;
+                    sums[i] = S::mul_add_one(weights[i], value, sums[i]);
                 }
             }
             for (&corner, sum) in corners.iter().zip(sums) {
@@ -271,7 +307,7 @@ impl Runs<'_> {
         let (weights, _) = weights[self.first * N..].as_chunks::<N>();
         let (corners, _) = self.corners.as_chunks::<N>();
         let mut points = self.order.iter().zip(weights);
-        for (corners, &length) in corners.iter().zip(self.lengths) {
+        for (here, &length) in corners.iter().zip(self.lengths) {
             // SAFETY: as the caller: corners are rows of the band, the order points of the tile.
             unsafe {
                 let mut sums = [[S::splat(0.0); C]; N];
@@ -284,7 +320,7 @@ impl Runs<'_> {
                         }
                     }
                 }
-                for (&corner, sums) in corners.iter().zip(sums) {
+                for (&corner, sums) in here.iter().zip(sums) {
                     let to = rows.as_mut_ptr().add(corner as usize * stride);
                     let mut row = load::<S, C>(to);
                     for c in 0..C {
@@ -342,12 +378,12 @@ impl Gather<'_> {
         let (weights, _) = self.weights[self.runs.first * N..].as_chunks::<N>();
         let (corners, _) = self.runs.corners.as_chunks::<N>();
         let mut points = self.runs.order.iter().zip(weights);
-        for (corners, &length) in corners.iter().zip(self.runs.lengths) {
+        for (here, &length) in corners.iter().zip(self.runs.lengths) {
             // SAFETY: as the caller: corners are rows of the band, the order points of the tile.
             unsafe {
                 let first = self.rows.as_ptr().add(offset);
                 let rows: [[S::V; C]; N] =
-                    corners.map(|corner| load::<S, C>(first.add(corner as usize * stride)));
+                    here.map(|corner| load::<S, C>(first.add(corner as usize * stride)));
                 for (&p, weights) in points.by_ref().take(usize::from(length)) {
                     let p = usize::from(p);
                     let to = block.as_mut_ptr().add(p * stride + offset);

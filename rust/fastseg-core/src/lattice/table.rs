@@ -54,8 +54,8 @@ impl<const W: usize> Table<W> {
         let hash = key
             .iter()
             .fold(0u64, |h, word| (h.rotate_left(23) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let mut slot =
-            ((hash ^ (hash >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> self.shift) as usize;
+        // The high bits of a product depend on all bits of its factors.
+        let mut slot = (hash >> self.shift) as usize;
         loop {
             let entry = &self.entries[slot & mask];
             if entry.1 == EMPTY || entry.0 == *key {

@@ -16,6 +16,8 @@ pub(crate) const TILE: usize = TILE_WIDTH * TILE_HEIGHT;
 
 /// Points in a band when there are enough of them; fewer would leave more ghosts.
 const BAND_POINTS: usize = 1 << 16;
+/// Fewer points than these are one band: sharing them out would take longer than it saves.
+const SMALL: usize = 1 << 14;
 /// The most bands, and so the most threads that are of use.
 const MAX_BANDS: usize = 16;
 
@@ -101,7 +103,10 @@ impl Tiling {
     /// Cuts the tiles into bands, the same for any number of threads.
     pub fn bands(&self) -> Vec<Range<usize>> {
         // A power of two shares the work evenly between two threads.
-        let count = (self.points / BAND_POINTS).clamp(1, MAX_BANDS).next_power_of_two();
+        let count = match self.points {
+            ..SMALL => 1,
+            points => (points / BAND_POINTS).clamp(2, MAX_BANDS).next_power_of_two(),
+        };
         let count = count.min(self.tiles.len().max(1));
         (0..count)
             .map(|b| self.tiles.len() * b / count..self.tiles.len() * (b + 1) / count)
