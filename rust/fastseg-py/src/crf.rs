@@ -7,7 +7,8 @@ use fastseg_core::crf::{
 };
 use fastseg_core::lattice::{self, Direction, Features, LatticeError, Pixels};
 use numpy::{
-    PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods,
+    Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2,
+    PyUntypedArrayMethods,
 };
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -60,11 +61,12 @@ pub enum Image<'py> {
 }
 
 impl Image<'_> {
-    fn pixels(&self) -> PyResult<Pixels<'_>> {
+    fn pixels(&self, points: usize, channels: usize) -> PyResult<Pixels<'_>> {
+        let shape = [points, channels];
         Ok(match self {
-            Self::U8(x) => Pixels::U8(x.as_slice()?),
-            Self::U16(x) => Pixels::U16(x.as_slice()?),
-            Self::F32(x) => Pixels::F32(x.as_slice()?),
+            Self::U8(x) => Pixels::U8(values("image", x, shape)?),
+            Self::U16(x) => Pixels::U16(values("image", x, shape)?),
+            Self::F32(x) => Pixels::F32(values("image", x, shape)?),
         })
     }
 }
@@ -81,11 +83,18 @@ pub enum Compat<'py> {
 }
 
 impl Compat<'_> {
-    fn to_core(&self) -> PyResult<Compatibility> {
+    fn to_core(&self, labels: usize) -> PyResult<Compatibility> {
         Ok(match self {
             Self::Potts(weight) => Compatibility::Potts(*weight),
-            Self::Labels(weights) => Compatibility::Labels(weights.as_slice()?.to_vec()),
-            Self::Matrix(matrix) => Compatibility::Matrix(matrix.as_slice()?.to_vec()),
+            Self::Labels(weights) => {
+                require(weights.len() == labels, || {
+                    format!("{} weights for {labels} labels", weights.len())
+                })?;
+                Compatibility::Labels(weights.as_slice()?.to_vec())
+            }
+            Self::Matrix(matrix) => {
+                Compatibility::Matrix(values("matrix", matrix, [labels, labels])?.to_vec())
+            }
         })
     }
 }
@@ -122,9 +131,9 @@ impl Lattice {
         values: PyReadonlyArray2<'_, f32>,
         transpose: bool,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
-        check_points(values.shape()[1], self.lattice.points())?;
-        let out = PyArray2::<f32>::zeros(py, [values.shape()[0], values.shape()[1]], false);
-        let values = values.as_slice()?;
+        let shape = [values.shape()[0], self.lattice.points()];
+        let values = self::values("values", &values, shape)?;
+        let out = PyArray2::<f32>::zeros(py, shape, false);
         let mut guard = out.readwrite();
         let slots = guard.as_slice_mut()?;
         let direction = if transpose { Direction::Transposed } else { Direction::Forward };
@@ -157,7 +166,11 @@ impl Lattice {
 
 /// A normalised Gaussian kernel over all points.
 #[pyclass(frozen, module = "fastseg._rust")]
-pub struct Kernel(Arc<PairwiseKernel>);
+pub struct Kernel {
+    kernel: Arc<PairwiseKernel>,
+    /// The grid that the points form.
+    shape: Vec<usize>,
+}
 
 #[pymethods]
 impl Kernel {
@@ -172,15 +185,17 @@ impl Kernel {
         workspace: &Workspace,
     ) -> PyResult<Self> {
         let normalization = self::normalization(normalization)?;
+        check_grid(&shape, &sigmas, 0)?;
+        require(!shape.is_empty(), || "a spatial kernel needs an axis".into())?;
         let features = Features::grid(&shape, &sigmas, None);
         let bits = sigmas.iter().map(|sigma| sigma.to_bits()).collect();
-        let key = SpatialKey { shape, sigmas: bits, normalization };
+        let key = SpatialKey { shape: shape.clone(), sigmas: bits, normalization };
         door::through(py, None, |control| {
             KERNEL_CACHE.get_or_build(key, || {
                 PairwiseKernel::build(&features, normalization, false, &workspace.0, control)
             })
         })?
-        .map(Self)
+        .map(|kernel| Self { kernel, shape })
         .map_err(lattice_error)
     }
 
@@ -197,10 +212,12 @@ impl Kernel {
         workspace: &Workspace,
     ) -> PyResult<Self> {
         let normalization = self::normalization(normalization)?;
-        let pixels = image.pixels()?;
-        check_points(pixels.len(), shape.iter().product::<usize>() * color_sigmas.len())?;
+        let points = check_grid(&shape, &sigmas, color_sigmas.len())?;
+        check_sigmas(&color_sigmas)?;
+        require(!color_sigmas.is_empty(), || "a bilateral kernel needs a channel".into())?;
+        let pixels = image.pixels(points, color_sigmas.len())?;
         let features = Features::grid(&shape, &sigmas, Some((pixels, color_sigmas)));
-        Self::build(py, &features, normalization, false, workspace)
+        Self::build(py, &features, shape, normalization, false, workspace)
     }
 
     /// A kernel over given features, one row for each.
@@ -215,19 +232,20 @@ impl Kernel {
         workspace: &Workspace,
     ) -> PyResult<Self> {
         let normalization = self::normalization(normalization)?;
-        Self::build(py, &planar(&features, shape)?, normalization, with_origin, workspace)
+        let planar = planar(&features, shape.clone())?;
+        Self::build(py, &planar, shape, normalization, with_origin, workspace)
     }
 
     /// How many vertices the points touch.
     #[getter]
     fn num_vertices(&self) -> usize {
-        self.0.lattice().vertices()
+        self.kernel.lattice().vertices()
     }
 
     /// How many points there are.
     #[getter]
     fn num_points(&self) -> usize {
-        self.0.lattice().points()
+        self.kernel.lattice().points()
     }
 }
 
@@ -235,6 +253,7 @@ impl Kernel {
     fn build(
         py: Python<'_>,
         features: &Features<'_>,
+        shape: Vec<usize>,
         normalization: Normalization,
         with_origin: bool,
         workspace: &Workspace,
@@ -242,7 +261,7 @@ impl Kernel {
         door::through(py, None, |control| {
             PairwiseKernel::build(features, normalization, with_origin, &workspace.0, control)
         })?
-        .map(|kernel| Self(Arc::new(kernel)))
+        .map(|kernel| Self { kernel: Arc::new(kernel), shape })
         .map_err(lattice_error)
     }
 }
@@ -251,49 +270,88 @@ fn planar<'a>(
     features: &'a PyReadonlyArray2<'_, f32>,
     shape: Vec<usize>,
 ) -> PyResult<Features<'a>> {
-    check_points(features.shape()[1], shape.iter().product())?;
     let dimension = features.shape()[0];
-    Ok(Features::Planar { values: features.as_slice()?, dimension, shape })
+    require(dimension > 0, || "features has no rows".into())?;
+    let values = values("features", features, [dimension, points(&shape)?])?;
+    Ok(Features::Planar { values, dimension, shape })
 }
 
-fn check_points(got: usize, expected: usize) -> PyResult<()> {
-    if got == expected {
-        return Ok(());
-    }
-    Err(PyValueError::new_err(format!("{got} values where {expected} were expected")))
+/// An error unless `holds`; `fastseg.crf` has checked before and says it better.
+fn require(holds: bool, message: impl FnOnce() -> String) -> PyResult<()> {
+    if holds { Ok(()) } else { Err(PyValueError::new_err(message())) }
+}
+
+/// The values of an array that has `shape` and lies in memory row by row.
+fn values<'a, T: Element>(
+    name: &str,
+    array: &'a PyReadonlyArray2<'_, T>,
+    shape: [usize; 2],
+) -> PyResult<&'a [T]> {
+    require(array.shape() == shape, || {
+        format!("{name} has shape {:?} where {shape:?} was expected", array.shape())
+    })?;
+    // A slice could also be had of columns that follow each other.
+    require(array.is_c_contiguous(), || format!("{name} is not contiguous"))?;
+    Ok(array.as_slice()?)
+}
+
+/// How many points a grid has: at least one.
+fn points(shape: &[usize]) -> PyResult<usize> {
+    let points = shape.iter().try_fold(1usize, |points, &len| points.checked_mul(len));
+    points.filter(|&points| points > 0).ok_or_else(|| {
+        PyValueError::new_err(format!("shape {shape:?} has no points, or more than can be"))
+    })
+}
+
+/// How many points a grid has, with a usable sigma for each axis, and few enough for a lattice.
+fn check_grid(shape: &[usize], sigmas: &[f32], channels: usize) -> PyResult<usize> {
+    let points = points(shape)?;
+    require(sigmas.len() == shape.len(), || {
+        format!("{} sigmas for {} axes", sigmas.len(), shape.len())
+    })?;
+    check_sigmas(sigmas)?;
+    require(points == 1 || shape.last() != Some(&1), || {
+        format!("the last axis of {shape:?} has one point: leave it out")
+    })?;
+    // The coordinates along an axis are written down before the lattice counts its points.
+    let corners = points.checked_mul(shape.len() + channels + 1);
+    require(corners.is_some_and(|corners| corners < 1 << 31), || {
+        lattice::LatticeError::TooManyPoints { points }.to_string()
+    })?;
+    Ok(points)
+}
+
+/// Zero passes: `fastseg.crf` explains what becomes of the features then.
+fn check_sigmas(sigmas: &[f32]) -> PyResult<()> {
+    require(sigmas.iter().all(|&sigma| sigma >= 0.0), || {
+        format!("sigmas must be positive, got {sigmas:?}")
+    })
 }
 
 /// What every call of the model takes: kernels with their compatibilities.
 type Kernels<'py> = Vec<(PyRef<'py, Kernel>, Compat<'py>)>;
 
+/// Whether two shapes differ by nothing but axes of one point.
+fn is_same_grid(a: &[usize], b: &[usize]) -> bool {
+    let long = |shape: &[usize]| shape.iter().copied().filter(|&n| n > 1).collect::<Vec<_>>();
+    long(a) == long(b)
+}
+
 fn core_kernels(
     kernels: &Kernels<'_>,
     labels: usize,
     shape: &[usize],
-    points: usize,
 ) -> PyResult<Vec<(Arc<PairwiseKernel>, Compatibility)>> {
-    check_points(points, shape.iter().product())?;
+    require(labels > 0, || "there are no labels".into())?;
     kernels
         .iter()
         .map(|(kernel, compat)| {
-            check_points(kernel.0.lattice().points(), points)?;
-            let compat = compat.to_core()?;
-            match &compat {
-                Compatibility::Potts(_) => {}
-                Compatibility::Labels(weights) => check_points(weights.len(), labels)?,
-                Compatibility::Matrix(matrix) => check_points(matrix.len(), labels * labels)?,
-            }
-            Ok((kernel.0.clone(), compat))
+            require(is_same_grid(&kernel.shape, shape), || {
+                format!("a kernel of shape {:?} where {shape:?} was expected", kernel.shape)
+            })?;
+            Ok((kernel.kernel.clone(), compat.to_core(labels)?))
         })
         .collect()
-}
-
-fn core_unary<'a>(unary: &'a PyReadonlyArray2<'_, f32>, clip: Option<f32>) -> PyResult<Unary<'a>> {
-    let values = unary.as_slice()?;
-    Ok(match clip {
-        Some(clip) => Unary::Probs { values, clip },
-        None => Unary::Energies(values),
-    })
 }
 
 /// Runs mean-field updates from softmax(−U); returns the result, the number of iterations done and
@@ -313,9 +371,20 @@ pub fn infer<'py>(
     progress: Option<Py<PyAny>>,
     workspace: &Workspace,
 ) -> PyResult<(Bound<'py, PyAny>, usize, Vec<f64>)> {
-    let [num_labels, points] = [unary.shape()[0], unary.shape()[1]];
-    let kernels = core_kernels(&kernels, num_labels, &shape, points)?;
-    let values = core_unary(&unary, clip)?;
+    let (num_labels, points) = (unary.shape()[0], points(&shape)?);
+    let kernels = core_kernels(&kernels, num_labels, &shape)?;
+    let values = values("unary", &unary, [num_labels, points])?;
+    let values = match clip {
+        Some(clip) => {
+            require((0.0..=1.0).contains(&clip), || format!("clip must be in 0..1, got {clip}"))?;
+            Unary::Probs { values, clip }
+        }
+        None => Unary::Energies(values),
+    };
+    if let Some(least) = tolerance {
+        require(least >= 0.0, || format!("tolerance must not be negative, got {least}"))?;
+    }
+    require(!labels || num_labels <= 1 << 16, || format!("{num_labels} labels exceed 16 bits"))?;
     let progress = progress.as_ref().map(|callback| (callback, iterations));
     let run = |target: Target<'_>| {
         door::through(py, progress, |control| {
@@ -351,16 +420,15 @@ pub fn update<'py>(
     kernels: Kernels<'_>,
     workspace: &Workspace,
 ) -> PyResult<Bound<'py, PyArray2<f32>>> {
-    let [labels, points] = [unary.shape()[0], unary.shape()[1]];
-    let kernels = core_kernels(&kernels, labels, &shape, points)?;
-    let values = core_unary(&unary, None)?;
-    let q = q.as_slice()?;
-    check_points(q.len(), labels * points)?;
+    let (labels, points) = (unary.shape()[0], points(&shape)?);
+    let kernels = core_kernels(&kernels, labels, &shape)?;
+    let energies = Unary::Energies(values("unary", &unary, [labels, points])?);
+    let q = values("q", &q, [labels, points])?;
     let out = PyArray2::<f32>::zeros(py, [labels, points], false);
     let mut guard = out.readwrite();
     let target = Target::Probs(guard.as_slice_mut()?);
     door::through(py, None, |control| {
-        Model::new(labels, &shape, kernels, &workspace.0, control).update(values, q, target)
+        Model::new(labels, &shape, kernels, &workspace.0, control).update(energies, q, target)
     })?
     .map_err(unary_error)?;
     drop(guard);
@@ -377,9 +445,9 @@ pub fn messages<'py>(
     kernels: Kernels<'_>,
     workspace: &Workspace,
 ) -> PyResult<Bound<'py, PyArray2<f32>>> {
-    let [labels, points] = [q.shape()[0], q.shape()[1]];
-    let kernels = core_kernels(&kernels, labels, &shape, points)?;
-    let q = q.as_slice()?;
+    let (labels, points) = (q.shape()[0], points(&shape)?);
+    let kernels = core_kernels(&kernels, labels, &shape)?;
+    let q = values("q", &q, [labels, points])?;
     let out = PyArray2::<f32>::zeros(py, [labels, points], false);
     let mut guard = out.readwrite();
     let slots = guard.as_slice_mut()?;
@@ -402,13 +470,12 @@ pub fn free_energy(
     kernels: Kernels<'_>,
     workspace: &Workspace,
 ) -> PyResult<f64> {
-    let [labels, points] = [unary.shape()[0], unary.shape()[1]];
-    let kernels = core_kernels(&kernels, labels, &shape, points)?;
-    let values = core_unary(&unary, None)?;
-    let q = q.as_slice()?;
-    check_points(q.len(), labels * points)?;
+    let (labels, points) = (unary.shape()[0], points(&shape)?);
+    let kernels = core_kernels(&kernels, labels, &shape)?;
+    let energies = Unary::Energies(values("unary", &unary, [labels, points])?);
+    let q = values("q", &q, [labels, points])?;
     door::through(py, None, |control| {
-        Model::new(labels, &shape, kernels, &workspace.0, control).free_energy(values, q)
+        Model::new(labels, &shape, kernels, &workspace.0, control).free_energy(energies, q)
     })?
     .map_err(unary_error)
 }

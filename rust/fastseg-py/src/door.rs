@@ -6,11 +6,22 @@
 use std::time::Duration;
 
 use fastseg_core::control::{Control, State};
-use fastseg_core::threads;
+use fastseg_core::threads::{self, ThreadsError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+
+pyo3::import_exception!(fastseg.errors, BackendError);
 
 /// How often signals are looked at.
 const TICK: Duration = Duration::from_millis(50);
+
+/// A problem with the pool, as Python sees it.
+pub fn threads_error(error: ThreadsError) -> PyErr {
+    match error {
+        ThreadsError::OutOfRange { .. } => PyValueError::new_err(error.to_string()),
+        ThreadsError::NotStarted { .. } => BackendError::new_err(error.to_string()),
+    }
+}
 
 /// Runs `work`, calling `progress(done, total)` after each of its steps.
 pub fn through<T: Send>(
@@ -18,7 +29,7 @@ pub fn through<T: Send>(
     progress: Option<(&Py<PyAny>, usize)>,
     work: impl FnOnce(&Control) -> T + Send,
 ) -> PyResult<T> {
-    let pool = threads::pool();
+    let pool = py.detach(threads::pool).map_err(threads_error)?;
     let control = Control::default();
     let mut result = None;
     let mut error = None;

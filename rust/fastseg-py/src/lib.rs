@@ -41,8 +41,8 @@ mod _rust {
 
     /// Gives the shared pool another number of threads.
     #[pyfunction]
-    fn set_num_threads(py: Python<'_>, threads: usize) {
-        py.detach(|| threads::set_num_threads(threads));
+    fn set_num_threads(py: Python<'_>, threads: usize) -> PyResult<()> {
+        py.detach(|| threads::set_num_threads(threads)).map_err(crate::door::threads_error)
     }
 
     /// The most threads that `set_num_threads` takes.
