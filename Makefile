@@ -46,8 +46,10 @@ demo: $(VENV)/.stamp-package ## Refine the photograph in examples/ and write the
 
 test: test-rust test-python ## Run every test
 
-test-rust: ## Run the tests of the Rust engine alone
+test-rust: ## Run the tests of the Rust engine alone, for each instruction set
 	cargo test --package fastseg-core
+	FASTSEG_SIMD=avx2 cargo test --quiet --package fastseg-core --test engine
+	FASTSEG_SIMD=baseline cargo test --quiet --package fastseg-core --test engine
 
 test-python: setup ## Run the Python tests (PYTEST_ARGS='-k refine' picks some)
 	$(BIN)/pytest $(PYTEST_ARGS)

@@ -1,0 +1,10 @@
+//! The engine through its public interface, compared with slow and plain versions of itself.
+
+mod crf;
+mod kernel_cache;
+mod lattice;
+mod plain;
+mod random;
+mod threads;
+mod watching;
+mod workspace;
