@@ -123,6 +123,12 @@ pub unsafe trait Simd: Copy {
     unsafe fn scale2(a: Self::V, n: Self::V) -> Self::V;
     /// The sum of all lanes.
     unsafe fn sum(a: Self::V) -> f32;
+    /// The sum of all lanes of each vector.
+    #[inline(always)]
+    unsafe fn sums<const R: usize>(vectors: [Self::V; R]) -> [f32; R] {
+        // SAFETY: the same instruction set as the caller's.
+        vectors.map(|v| unsafe { Self::sum(v) })
+    }
     /// The largest lane.
     unsafe fn largest(a: Self::V) -> f32;
 
@@ -356,6 +362,36 @@ mod x86 {
         #[inline(always)]
         unsafe fn sum(a: __m512) -> f32 {
             unsafe { _mm512_reduce_add_ps(a) }
+        }
+        #[inline(always)]
+        unsafe fn sums<const R: usize>(vectors: [__m512; R]) -> [f32; R] {
+            // Four at a time by transposing as they are added.
+            let mut sums = [0.0; R];
+            for (v, sums) in vectors.chunks(4).zip(sums.chunks_mut(4)) {
+                if let [a, b, c, d] = *v {
+                    unsafe {
+                        let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+                        let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+                        let low = _mm512_shuffle_ps::<0x44>(ab, cd);
+                        let high = _mm512_shuffle_ps::<0xEE>(ab, cd);
+                        let all = _mm512_add_ps(low, high);
+                        let half = _mm256_add_ps(
+                            _mm512_castps512_ps256(all),
+                            _mm512_extractf32x8_ps::<1>(all),
+                        );
+                        let four = _mm_add_ps(
+                            _mm256_castps256_ps128(half),
+                            _mm256_extractf128_ps::<1>(half),
+                        );
+                        _mm_storeu_ps(sums.as_mut_ptr(), four);
+                    }
+                } else {
+                    for (v, sum) in v.iter().zip(sums) {
+                        *sum = unsafe { _mm512_reduce_add_ps(*v) };
+                    }
+                }
+            }
+            sums
         }
         #[inline(always)]
         unsafe fn largest(a: __m512) -> f32 {

@@ -12,8 +12,8 @@ use crate::simd::{Kernel, Simd, transpose};
 
 /// Floats in a cache line.
 const LINE: usize = 16;
-/// Points whose sums are found before the first is divided by its own: the divisions then overlap.
-const NORMALIZED_TOGETHER: usize = 32;
+/// Points that become probabilities together, so that their sums need not wait for each other.
+const ROWS: usize = 4;
 /// Sums of 2^score outside of this and its inverse are recomputed with the largest score taken off.
 const LARGEST_SUM: f32 = 1e15;
 
@@ -135,7 +135,7 @@ impl UpdateBand<'_> {
                         return self.store_messages(out, tile, block);
                     }
                     if let Then::Update { keep: Some(last), measure: true, .. } = &self.then {
-                        *energy += self.energy(last, scores, tile, block);
+                        *energy += self.energy::<S>(last, scores, tile, block);
                     }
                     let next = scores.as_ptr().wrapping_add(tile.points.end * self.labels);
                     if !self.normalize::<S, false>(block, next) {
@@ -216,48 +216,27 @@ impl UpdateBand<'_> {
     ) -> bool {
         let mut in_range = true;
         let mut ahead = next;
-        for block in block.chunks_mut(NORMALIZED_TOGETHER * self.stride) {
-            let mut inverse = [1.0f32; NORMALIZED_TOGETHER];
-            for (row, sum) in block.chunks_exact_mut(self.stride).zip(&mut inverse) {
-                let start = row.as_mut_ptr();
-                let vectors = (0..self.stride / S::LANES).map(|v| start.wrapping_add(v * S::LANES));
-                // SAFETY: every chunk is one vector, and prefetching takes any address.
-                unsafe {
-                    for at in (0..self.labels).step_by(LINE) {
-                        S::prefetch(ahead.wrapping_add(at));
-                    }
-                    ahead = ahead.wrapping_add(self.labels);
-                    let shift = if SAFE {
-                        let largest = S::splat(f32::NEG_INFINITY);
-                        let max = |largest, at: *mut f32| S::max(largest, S::load(at));
-                        S::splat(S::largest(vectors.clone().fold(largest, max)))
-                    } else {
-                        S::splat(0.0)
-                    };
-                    let mut total = S::splat(0.0);
-                    for at in vectors {
-                        let x = S::load(at);
-                        let e = S::exp2(if SAFE { S::sub(x, shift) } else { x });
-                        S::store(at, e);
-                        total = S::add(total, e);
-                    }
-                    *sum = S::sum(total);
+        let mut rows = block.chunks_exact_mut(ROWS * self.stride);
+        for rows in &mut rows {
+            let rows = rows.as_mut_ptr();
+            // SAFETY: the chunk has that many rows of whole vectors, and prefetching takes any
+            // address. Literal strides let a row stay in registers.
+            in_range &= unsafe {
+                for at in (0..ROWS * self.labels).step_by(LINE) {
+                    S::prefetch(ahead.wrapping_add(at));
                 }
-            }
-            for sum in &mut inverse {
-                in_range &= *sum < LARGEST_SUM && *sum > 1.0 / LARGEST_SUM;
-                *sum = 1.0 / *sum;
-            }
-            for (row, &inverse) in block.chunks_exact_mut(self.stride).zip(&inverse) {
-                // SAFETY: every chunk is one vector.
-                unsafe {
-                    let inverse = S::splat(inverse);
-                    for chunk in row.chunks_exact_mut(S::LANES) {
-                        let at = chunk.as_mut_ptr();
-                        S::store(at, S::mul(S::load(at), inverse));
-                    }
+                match self.stride / S::LANES {
+                    1 => softmax_rows::<S, ROWS, SAFE>(rows, S::LANES),
+                    2 => softmax_rows::<S, ROWS, SAFE>(rows, 2 * S::LANES),
+                    3 => softmax_rows::<S, ROWS, SAFE>(rows, 3 * S::LANES),
+                    _ => softmax_rows::<S, ROWS, SAFE>(rows, self.stride),
                 }
-            }
+            };
+            ahead = ahead.wrapping_add(ROWS * self.labels);
+        }
+        for row in rows.into_remainder().chunks_exact_mut(self.stride) {
+            // SAFETY: the chunk is one row of whole vectors.
+            in_range &= unsafe { softmax_rows::<S, 1, SAFE>(row.as_mut_ptr(), self.stride) };
         }
         in_range
     }
@@ -289,7 +268,8 @@ impl UpdateBand<'_> {
     }
 
     /// ΣQ·(ln Q + U) + ½ΣQ·message of the last probabilities, whose messages the block holds.
-    fn energy(&self, last: &[f32], scores: &[f32], tile: &Tile, block: &[f32]) -> f64 {
+    #[inline(always)]
+    fn energy<S: Simd>(&self, last: &[f32], scores: &[f32], tile: &Tile, block: &[f32]) -> f64 {
         let points = &tile.points;
         let first = self.band.points.start;
         let last = &last[(points.start - first) * self.labels..(points.end - first) * self.labels];
@@ -301,7 +281,7 @@ impl UpdateBand<'_> {
             for ((&q, &score), &sum) in last.iter().zip(scores).zip(sums) {
                 // Below, q·log₂ q is nothing, and the score may be infinite.
                 if q > 1e-20 {
-                    bits += q * (log2(q) - 0.5 * (score + sum));
+                    bits += q * (log2::<S>(q) - 0.5 * (score + sum));
                 }
             }
             energy += f64::from(NATS * bits);
@@ -350,6 +330,52 @@ impl UpdateBand<'_> {
                 }
             }
         }
+    }
+}
+
+/// Turns `R` rows of scores, `stride` floats apart, into probabilities; see `normalize`.
+///
+/// # Safety
+/// The instruction set of `S` must be available and the rows valid.
+#[inline(always)]
+unsafe fn softmax_rows<S: Simd, const R: usize, const SAFE: bool>(
+    rows: *mut f32,
+    stride: usize,
+) -> bool {
+    // SAFETY: as the caller.
+    unsafe {
+        let at = |r: usize, v: usize| rows.add(r * stride + v * S::LANES);
+        let vectors = stride / S::LANES;
+        let zero = S::splat(0.0);
+        let mut shift = [zero; R];
+        if SAFE {
+            for (r, shift) in shift.iter_mut().enumerate() {
+                let mut largest = S::splat(f32::NEG_INFINITY);
+                for v in 0..vectors {
+                    largest = S::max(largest, S::load(at(r, v)));
+                }
+                *shift = S::splat(S::largest(largest));
+            }
+        }
+        let mut totals = [zero; R];
+        for v in 0..vectors {
+            for r in 0..R {
+                let x = S::load(at(r, v));
+                let e = S::exp2(if SAFE { S::sub(x, shift[r]) } else { x });
+                S::store(at(r, v), e);
+                totals[r] = S::add(totals[r], e);
+            }
+        }
+        let mut in_range = true;
+        let sums = S::sums(totals);
+        for r in 0..R {
+            in_range &= sums[r] < LARGEST_SUM && sums[r] > 1.0 / LARGEST_SUM;
+            let inverse = S::splat(1.0 / sums[r]);
+            for v in 0..vectors {
+                S::store(at(r, v), S::mul(S::load(at(r, v)), inverse));
+            }
+        }
+        in_range
     }
 }
 
