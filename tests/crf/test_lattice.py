@@ -64,7 +64,8 @@ def test_shapes_of_values_follow_the_features():
     assert out.shape == (2, 9, 14)
     assert out.dtype == np.float32
     np.testing.assert_array_equal(lattice.filter(values[0]), out[0])
-    np.testing.assert_array_equal(flat.filter(values.reshape(2, -1)), out.reshape(2, -1))
+    # The shape decides the order in which points are added up, so only rounding may differ.
+    assert_filter_close(flat.filter(values.reshape(2, -1)), out.reshape(2, -1))
     assert lattice.transpose(values[1]).shape == (9, 14)
 
 

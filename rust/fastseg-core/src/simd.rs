@@ -84,6 +84,7 @@ impl Level {
 /// The methods may only run where the instruction set of the implementor is available, which
 /// [`dispatch`] sees to. Pointers must be valid for `LANES` floats (`n` for the `_tail` forms);
 /// they need no alignment.
+#[allow(clippy::missing_safety_doc)] // stated once, for all methods, above
 pub unsafe trait Simd: Copy {
     /// The vector.
     type V: Copy;

@@ -310,9 +310,6 @@ fn check_grid(shape: &[usize], sigmas: &[f32], channels: usize) -> PyResult<usiz
         format!("{} sigmas for {} axes", sigmas.len(), shape.len())
     })?;
     check_sigmas(sigmas)?;
-    require(points == 1 || shape.last() != Some(&1), || {
-        format!("the last axis of {shape:?} has one point: leave it out")
-    })?;
     // The coordinates along an axis are written down before the lattice counts its points.
     let corners = points.checked_mul(shape.len() + channels + 1);
     require(corners.is_some_and(|corners| corners < 1 << 31), || {

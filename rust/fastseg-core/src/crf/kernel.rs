@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::control::{Cancelled, Control};
-use crate::lattice::{Direction, Features, Lattice, LatticeError, Rows, Shared, Tile};
+use crate::control::Control;
+use crate::lattice::{Direction, Features, Lattice, LatticeError, Rows};
 use crate::memory::{Buffer, Workspace};
 
 /// Keeps the normalisation finite where a point has no neighbour at all; pydensecrf's value.
@@ -55,14 +55,19 @@ impl PairwiseKernel {
         let mut lattice = Lattice::build(features, with_origin, workspace, control)?;
         let mut slice = None;
         if normalization != Normalization::None {
-            let mut norm = workspace.take::<f32>(lattice.points());
-            count_neighbours(&lattice, &mut norm, workspace, control)?;
+            // n = K·1 is what the sliced rows of all ones are, times α.
+            let mut rows = Rows::single(&lattice, workspace);
+            lattice.splat_channel(|_, block| block.fill(1.0), &mut rows, control)?;
+            lattice.blur(&mut rows, Direction::Forward, None, control)?;
+            let alpha = lattice.alpha();
             if normalization == Normalization::Symmetric {
-                lattice.scale_weights(|i| 1.0 / (norm[i] + TINY).sqrt());
+                let factor = move |sum: f32| 1.0 / (alpha * sum + TINY).sqrt();
+                lattice.scale_weights(&rows, factor, workspace, control)?;
             } else {
                 let mut plain = workspace.take::<f32>(lattice.weights().len());
                 plain.copy_from_slice(lattice.weights());
-                lattice.scale_weights(|i| 1.0 / (norm[i] + TINY));
+                let factor = move |sum: f32| 1.0 / (alpha * sum + TINY);
+                lattice.scale_weights(&rows, factor, workspace, control)?;
                 if normalization == Normalization::After {
                     lattice.swap_weights(&mut plain);
                 }
@@ -89,25 +94,4 @@ impl PairwiseKernel {
     pub(super) fn slice_weights(&self) -> &[f32] {
         self.slice.as_deref().unwrap_or(self.lattice.weights())
     }
-}
-
-/// n = K·1, in tile order.
-fn count_neighbours(
-    lattice: &Lattice,
-    norm: &mut [f32],
-    workspace: &Arc<Workspace>,
-    control: &Control,
-) -> Result<(), Cancelled> {
-    let mut rows = Rows::single(lattice, workspace);
-    lattice.splat_channel(|_, block| block.fill(1.0), &mut rows, control)?;
-    lattice.blur(&mut rows, Direction::Forward, None, control)?;
-    let alpha = lattice.alpha();
-    let norm = Shared(norm.as_mut_ptr());
-    let store = |tile: &Tile, block: &[f32]| {
-        for (point, x) in tile.points.clone().zip(block) {
-            // SAFETY: every point is in one tile.
-            unsafe { *norm.get().add(point) = alpha * x };
-        }
-    };
-    lattice.slice_channel(&rows, store, control)
 }

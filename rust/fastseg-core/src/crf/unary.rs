@@ -181,6 +181,7 @@ impl Unary<'_> {
     }
 }
 
+#[allow(clippy::neg_cmp_op_on_partial_ord)] // NaN must fail the test
 #[inline(always)]
 fn scores_of_probs<S: Simd>(rows: &mut [[f32; TOGETHER]], clip: f32) -> bool {
     let mut sum = [0.0f32; TOGETHER];
@@ -204,6 +205,7 @@ fn scores_of_probs<S: Simd>(rows: &mut [[f32; TOGETHER]], clip: f32) -> bool {
     bad.iter().all(|&bad| bad == 0)
 }
 
+#[allow(clippy::neg_cmp_op_on_partial_ord)] // NaN must fail the test
 #[inline(always)]
 fn scores_of_energies(rows: &mut [[f32; TOGETHER]], constant: &mut f64, count: usize) -> bool {
     let mut least = [f32::INFINITY; TOGETHER];
@@ -238,7 +240,7 @@ pub(super) fn log2<S: Simd>(x: f32) -> f32 {
         -0.360_692_1,
         0.480_910_78,
         -0.721_347_5,
-        1.442_695,
+        std::f32::consts::LOG2_E,
     ];
     let x = if x > f32::MIN_POSITIVE { x } else { f32::MIN_POSITIVE };
     // Split into 2^e · m with m in [√½, √2).

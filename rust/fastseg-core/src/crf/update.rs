@@ -367,10 +367,9 @@ unsafe fn softmax_rows<S: Simd, const R: usize, const SAFE: bool>(
             }
         }
         let mut in_range = true;
-        let sums = S::sums(totals);
-        for r in 0..R {
-            in_range &= sums[r] < LARGEST_SUM && sums[r] > 1.0 / LARGEST_SUM;
-            let inverse = S::splat(1.0 / sums[r]);
+        for (r, sum) in S::sums(totals).into_iter().enumerate() {
+            in_range &= sum < LARGEST_SUM && sum > 1.0 / LARGEST_SUM;
+            let inverse = S::splat(1.0 / sum);
             for v in 0..vectors {
                 S::store(at(r, v), S::mul(S::load(at(r, v)), inverse));
             }

@@ -74,9 +74,10 @@ struct BandVertices<const W: usize> {
 }
 
 impl<const W: usize> BandVertices<W> {
-    fn new(classes: usize) -> Self {
+    fn new(classes: usize, points: usize) -> Self {
         Self {
-            tables: vec![Table::with_room(256); classes],
+            // A picture has a few hundredths as many vertices of a class as points.
+            tables: vec![Table::with_room(points / 64); classes],
             touched: vec![Vec::new(); classes],
             count: 0,
         }
@@ -308,7 +309,7 @@ impl<const W: usize> EmbedBand<'_, W> {
         let n = d + 1;
         let mut features = vec![[0.0; BLOCK]; d];
         let mut embedding = Embedding::new(d);
-        let mut vertices = BandVertices::new(n);
+        let mut vertices = BandVertices::new(n, self.order.len());
         let mut simplices = TileSimplices::new(d);
         let mut run_counts = Vec::with_capacity(self.tiles.len());
         let (mut run, mut point) = (0, 0);

@@ -91,10 +91,9 @@ impl<const W: usize> Embedding<W> {
         }
 
         // Sort the offsets by rank; their differences are the weights.
-        let weight = &mut self.weight[..corners];
         let mut before = [0.0; BLOCK];
         let mut code = [0u64; BLOCK];
-        for place in 0..=d {
+        for (place, weight) in self.weight[..corners].iter_mut().enumerate() {
             let wanted = (d - place) as i32;
             let (mut offset, mut which) = ([0u32; BLOCK], [0u32; BLOCK]);
             for i in 0..=d {
@@ -105,7 +104,7 @@ impl<const W: usize> Embedding<W> {
                 which = each(|l| which[l] | mask[l] & i as u32);
             }
             let sorted: Lanes = each(|l| f32::from_bits(offset[l]) * down);
-            weight[place] = each(|l| sorted[l] - before[l]);
+            *weight = each(|l| sorted[l] - before[l]);
             self.order[place] = each(|l| which[l] as u8);
             if place < d {
                 code = each(|l| code[l].rotate_left(4) ^ u64::from(which[l]));
@@ -114,12 +113,12 @@ impl<const W: usize> Embedding<W> {
         }
         self.code = code;
         // The first closes the sum to one: it also takes what the last leaves.
-        let first = weight[0];
-        weight[0] = each(|l| first[l] + (1.0 - before[l]));
+        let first = self.weight[0];
+        self.weight[0] = each(|l| first[l] + (1.0 - before[l]));
 
         self.base = [[0; W]; BLOCK];
-        for i in 0..d {
-            layout.put(&mut self.base, i, &v[i]);
+        for (i, v) in v.iter().enumerate().take(d) {
+            layout.put(&mut self.base, i, v);
         }
     }
 }

@@ -111,11 +111,16 @@ impl<'a> Features<'a> {
                 let axes = axes.iter().map(|axis| min_max(axis.iter().copied()));
                 let channels = color.iter().flat_map(|(pixels, sigmas)| {
                     let step = sigmas.len();
+                    // Of integers the range over all channels will do, and is found much faster.
+                    let all = match pixels {
+                        Pixels::U8(x) => Some(min_max_int(x)),
+                        Pixels::U16(x) => Some(min_max_int(x)),
+                        Pixels::F32(_) => None,
+                    };
                     sigmas.iter().enumerate().map(move |(c, &sigma)| {
-                        let (low, high) = match pixels {
-                            Pixels::U8(x) => min_max_int(&x[c..], step),
-                            Pixels::U16(x) => min_max_int(&x[c..], step),
-                            Pixels::F32(x) => min_max(x[c..].iter().copied().step_by(step)),
+                        let (low, high) = match (all, pixels) {
+                            (None, Pixels::F32(x)) => min_max(x[c..].iter().copied().step_by(step)),
+                            (all, _) => all.unwrap_or_default(),
                         };
                         (low / sigma, high / sigma)
                     })
@@ -143,10 +148,13 @@ impl<'a> Features<'a> {
             Self::Grid { axes, color } => {
                 let (position, channels) = out.split_at_mut(axes.len());
                 let mut rest = start;
-                for (i, (axis, lanes)) in axes.iter().zip(position).enumerate() {
+                // As in the tiling, rows run along the fastest axis of more than one point.
+                let mut is_row = true;
+                for (axis, lanes) in axes.iter().zip(position) {
                     let at = rest % axis.len();
                     rest /= axis.len();
-                    if i == 0 {
+                    if is_row && axis.len() > 1 {
+                        is_row = false;
                         lanes[..count].copy_from_slice(&axis[at..at + count]);
                     } else {
                         *lanes = [axis[at]; BLOCK];
@@ -188,10 +196,9 @@ fn keep(old: f32, new: f32, replace: bool) -> f32 {
     if replace { new } else { old }
 }
 
-fn min_max_int<T: Copy + Ord + Into<f32>>(values: &[T], step: usize) -> (f32, f32) {
-    let channel = || values.iter().copied().step_by(step);
-    match (channel().min(), channel().max()) {
-        (Some(low), Some(high)) => (low.into(), high.into()),
+fn min_max_int<T: Copy + Ord + Into<f32>>(values: &[T]) -> (f32, f32) {
+    match (values.iter().min(), values.iter().max()) {
+        (Some(&low), Some(&high)) => (low.into(), high.into()),
         _ => (0.0, 0.0),
     }
 }

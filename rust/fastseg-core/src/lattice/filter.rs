@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{Band, CHAIN_END, Lattice, TILE, Tile};
+use super::{Band, CHAIN_END, Lattice, Runs, TILE, Tile};
 use crate::control::{Cancelled, Control};
 use crate::memory::{Buffer, Workspace};
 use crate::simd::{Kernel, Level, Simd, dispatch};
@@ -131,24 +131,36 @@ impl Lattice {
         Ok(())
     }
 
-    /// Multiplies the weights of each point (counted in tile order) by a factor.
-    pub(crate) fn scale_weights(&mut self, factor: impl Fn(usize) -> f32 + Sync) {
+    /// Slices the blurred `rows` and multiplies the weights of each point by a function of the
+    /// result.
+    pub(crate) fn scale_weights(
+        &mut self,
+        rows: &Rows,
+        factor: impl Fn(f32) -> f32 + Copy + Send + Sync,
+        workspace: &Arc<Workspace>,
+        control: &Control,
+    ) -> Result<(), Cancelled> {
+        let mut weights = workspace.take(0);
+        self.swap_weights(&mut weights);
         let n = self.dimension() + 1;
-        let mut rest = &mut self.weights[..];
-        let tiles: Vec<_> = self
-            .tiling
-            .tiles()
+        let mut rest = &mut weights[..];
+        let bands: Vec<_> = self
+            .bands()
             .iter()
-            .map(|tile| (tile, rest.split_off_mut(..tile.points.len() * n).unwrap_or_default()))
+            .map(|band| (band, rest.split_off_mut(..band.points.len() * n).unwrap_or_default()))
             .collect();
-        let order = &self.order[..];
-        tiles.into_par_iter().with_min_len(8).for_each(|(tile, weights)| {
-            let order = &order[tile.points.clone()];
-            for (weights, &p) in weights.chunks_exact_mut(n).zip(order) {
-                let factor = factor(tile.points.start + usize::from(p));
-                weights.iter_mut().for_each(|weight| *weight *= factor);
-            }
+        let result = bands.into_par_iter().with_max_len(1).try_for_each(|(band, weights)| {
+            let rows = rows.of(band);
+            band.tiles.clone().try_for_each(|tile| {
+                control.check()?;
+                let mut runs = self.runs(tile);
+                runs.first -= band.points.start;
+                dispatch(ScaleTile { runs, n, weights: &mut *weights, rows, factor });
+                Ok(())
+            })
         });
+        self.swap_weights(&mut weights);
+        result
     }
 
     /// Spreads one value of each point, which `load` writes for a tile, over the vertices.
@@ -288,6 +300,35 @@ impl Kernel for GatherTile<'_> {
         let n = lattice.dimension() + 1;
         // SAFETY: the caller has the instruction set; rows and block are of the lattice's sizes.
         unsafe { lattice.runs(tile).gather_channel::<S>(n, lattice.weights(), rows, block) };
+    }
+}
+
+/// Multiplies the weights of one tile by a function of what it gathers.
+struct ScaleTile<'a, F> {
+    runs: Runs<'a>,
+    n: usize,
+    weights: &'a mut [f32],
+    rows: &'a [f32],
+    factor: F,
+}
+
+impl<F: Fn(f32) -> f32> Kernel for ScaleTile<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { runs, n, weights, rows, factor } = self;
+        let mut block = [0.0; TILE];
+        // SAFETY: the caller has the instruction set; all is of the lattice's sizes.
+        unsafe { runs.gather_channel::<S>(n, weights, rows, &mut block) };
+        for x in &mut block {
+            *x = factor(*x);
+        }
+        let weights = weights[runs.first * n..].chunks_exact_mut(n);
+        for (weights, &p) in weights.zip(runs.order) {
+            let factor = block[usize::from(p)];
+            weights.iter_mut().for_each(|weight| *weight *= factor);
+        }
     }
 }
 

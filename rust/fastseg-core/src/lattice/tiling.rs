@@ -10,7 +10,7 @@ use std::ops::Range;
 /// Points along a row of a tile.
 const TILE_WIDTH: usize = 64;
 /// Rows of a tile.
-const TILE_HEIGHT: usize = 8;
+const TILE_HEIGHT: usize = 16;
 /// The most points in a tile.
 pub(crate) const TILE: usize = TILE_WIDTH * TILE_HEIGHT;
 
