@@ -4,6 +4,23 @@ from typing import Any, Final, Literal, TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = [
+    "Kernel",
+    "Lattice",
+    "free_energy",
+    "infer",
+    "messages",
+    "update",
+    "Workspace",
+    "kernel_cache_bytes",
+    "kernel_cache_limit",
+    "set_kernel_cache_limit",
+    "build_info",
+    "num_threads",
+    "set_num_threads",
+    "MAX_THREADS",
+]
+
 _F32: TypeAlias = NDArray[np.float32]
 _Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 _Normalization: TypeAlias = Literal["none", "before", "after", "symmetric"]
