@@ -213,7 +213,8 @@ impl Lattice {
 
     /// How many bytes the structure takes.
     pub fn bytes(&self) -> usize {
-        4 * (self.corners.len() + self.weights.len() + self.order.len() + 2 * self.ghosts.len())
-            + 4 * self.chains.iter().map(Vec::len).sum::<usize>()
+        let chains = self.chains.iter().map(Vec::len).sum::<usize>();
+        4 * (self.corners.len() + self.weights.len() + 2 * self.ghosts.len() + chains)
+            + 2 * (self.order.len() + self.lengths.len())
     }
 }
