@@ -1,73 +1,15 @@
-"""Arrays in, arrays out: NumPy or PyTorch, any float type, any memory layout."""
+"""Scores and images as the engine takes them."""
 
-import sys
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
-from fastseg.crf._checks import integer
-from fastseg.errors import DataError, DtypeError, ShapeError
+from fastseg._arrays import contiguous
+from fastseg._checks import integer
+from fastseg.errors import DtypeError, ShapeError
 
-Restore: TypeAlias = Callable[[NDArray[Any]], Any]
 Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
-
-
-def to_numpy(name: str, value: Any) -> tuple[NDArray[Any], Restore]:
-    """`value` as a NumPy array, and what turns a result back into the same kind, dtype and device.
-
-    Labels (unsigned integers) keep their own dtype. A torch tensor is detached: nothing here
-    is differentiable.
-
-    Args:
-        name: what errors call the value.
-        value: an array, a torch tensor, or anything that NumPy makes an array of.
-
-    Raises:
-        DtypeError: the value is no array.
-        DataError: it is a masked array in which something is masked.
-    """
-    if type(value) is not np.ndarray:
-        torch = sys.modules.get("torch")
-        if torch is not None and isinstance(value, torch.Tensor):
-            return _from_torch(name, value, torch)
-        if np.ma.is_masked(value):
-            raise DataError(f"{name} has masked values: say what they are with {name}.filled(…)")
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError) as error:  # lists of unequal lengths, arrays of other devices
-        raise DtypeError(f"{name} must be an array: {error}") from None
-    native = array.dtype.newbyteorder("=")
-
-    def restore(result: NDArray[Any]) -> NDArray[Any]:
-        return result.astype(native, copy=False) if result.dtype.kind == "f" else result
-
-    return array, restore
-
-
-def _from_torch(name: str, tensor: Any, torch: Any) -> tuple[NDArray[Any], Restore]:
-    dtype, device = tensor.dtype, tensor.device
-    if tensor.is_floating_point() and dtype not in {torch.float16, torch.float32, torch.float64}:
-        tensor = tensor.float()  # bfloat16 and others that NumPy does not have
-
-    def restore(result: NDArray[Any]) -> Any:
-        if result.dtype == np.uint16:  # few torch operations take uint16
-            result = result.astype(np.int32)
-        restored = torch.from_numpy(np.ascontiguousarray(result))
-        wanted = dtype if result.dtype.kind == "f" else restored.dtype
-        return restored.to(device=device, dtype=wanted)
-
-    try:
-        return tensor.numpy(force=True), restore
-    except (TypeError, NotImplementedError) as error:  # sparse, or without data
-        raise DtypeError(f"{name} must be a dense tensor: {error}") from None
-
-
-def require_float(name: str, array: NDArray[Any], remedy: str = "convert it to float32") -> None:
-    """Refuses what is no real floating-point array."""
-    if array.dtype.kind != "f":
-        raise DtypeError(f"{name} must be float16, float32 or float64, got {array.dtype}: {remedy}")
 
 
 def float32_rows(
@@ -80,7 +22,7 @@ def float32_rows(
     if always_copy:
         with np.errstate(over="ignore"):
             return np.array(array, dtype=np.float32, order="C").reshape(rows, -1)
-    return _contiguous(array, np.float32).reshape(rows, -1)
+    return contiguous(array, np.float32).reshape(rows, -1)
 
 
 def pixels(image: NDArray[Any], shape: tuple[int, ...], channel_axis: int | None) -> Pixels:
@@ -117,12 +59,4 @@ def pixels(image: NDArray[Any], shape: tuple[int, ...], channel_axis: int | None
         )
     keeps = rows.dtype.kind == "u" and rows.dtype.itemsize <= 2
     dtype = rows.dtype.newbyteorder("=") if keeps else np.dtype(np.float32)
-    return _contiguous(rows, dtype).reshape(-1, rows.shape[-1])
-
-
-def _contiguous(array: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
-    # Aligned, too: memory read from a file at an odd offset is contiguous and still not usable.
-    if array.dtype.itemsize <= 4:
-        return np.require(array, dtype, ["C", "A"])
-    with np.errstate(over="ignore"):
-        return np.require(array, dtype, ["C", "A"])
+    return contiguous(rows, dtype).reshape(-1, rows.shape[-1])

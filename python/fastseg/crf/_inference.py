@@ -6,8 +6,8 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from fastseg import _rust
+from fastseg._checks import number
 from fastseg.crf import _memory
-from fastseg.crf._checks import number
 from fastseg.crf._kernels import Compatibility
 from fastseg.crf._unary import Unary
 from fastseg.errors import DtypeError

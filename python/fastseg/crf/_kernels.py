@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg import _rust
-from fastseg.crf._arrays import Pixels, to_numpy
-from fastseg.crf._checks import number, one_of, positive_per
+from fastseg._arrays import to_numpy
+from fastseg._checks import number, one_of, positive_per
+from fastseg.crf._arrays import Pixels
 from fastseg.errors import DataError, DtypeError, FastsegError, ParameterError, ShapeError
 
 Normalization: TypeAlias = Literal["none", "before", "after", "symmetric"]

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastseg._checks import number
 from fastseg.crf._arrays import float32_rows
-from fastseg.crf._checks import number
 from fastseg.errors import DataError, ParameterError
 
 

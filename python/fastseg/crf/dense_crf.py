@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg import _rust
-from fastseg.crf._arrays import float32_rows, pixels, require_float, to_numpy
-from fastseg.crf._checks import integer, positive_per
+from fastseg._arrays import require_float, to_numpy
+from fastseg._checks import integer, positive_per
+from fastseg.crf._arrays import float32_rows, pixels
 from fastseg.crf._inference import (
     Progress,
     infer,

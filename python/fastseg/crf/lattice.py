@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from fastseg import _rust
+from fastseg._arrays import require_float, to_numpy
 from fastseg.crf import _memory
-from fastseg.crf._arrays import float32_rows, require_float, to_numpy
+from fastseg.crf._arrays import float32_rows
 from fastseg.crf._kernels import feature_error
 from fastseg.crf.workspace import Workspace, engine_workspace
 from fastseg.errors import ShapeError

@@ -7,8 +7,9 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg.crf._arrays import pixels, require_float, to_numpy
-from fastseg.crf._checks import integer, number, one_of, positive_per
+from fastseg._arrays import require_float, to_numpy
+from fastseg._checks import integer, number, one_of, positive_per
+from fastseg.crf._arrays import pixels
 from fastseg.crf._inference import (
     Progress,
     infer,

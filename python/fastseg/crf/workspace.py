@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from fastseg import _rust
-from fastseg.crf._checks import integer
+from fastseg._checks import integer
 from fastseg.errors import DtypeError
 
 
