@@ -14,7 +14,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastseg import cli, compat, crf, errors, labelmaps, threads
+    from fastseg import cli, compat, crf, errors, labelmaps, layers, models, threads
+    from fastseg.models import create_model, list_models
     from fastseg.threads import get_num_threads, set_num_threads
 
     __version__: str
@@ -23,16 +24,27 @@ __all__ = [
     "__version__",
     "cli",
     "compat",
+    "create_model",
     "crf",
     "errors",
     "get_num_threads",
     "labelmaps",
+    "layers",
+    "list_models",
+    "models",
     "set_num_threads",
     "threads",
 ]
 
-_SUBMODULES = frozenset({"cli", "compat", "crf", "errors", "labelmaps", "threads"})
-_MEMBERS = {"get_num_threads": "fastseg.threads", "set_num_threads": "fastseg.threads"}
+_SUBMODULES = frozenset(
+    {"cli", "compat", "crf", "errors", "labelmaps", "layers", "models", "threads"}
+)
+_MEMBERS = {
+    "create_model": "fastseg.models",
+    "get_num_threads": "fastseg.threads",
+    "list_models": "fastseg.models",
+    "set_num_threads": "fastseg.threads",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,8 @@ MODULES = [
     "fastseg",
     "fastseg.crf",
     "fastseg.labelmaps",
+    "fastseg.layers",
+    "fastseg.models",
     "fastseg.errors",
     "fastseg.compat.pydensecrf.densecrf",
     "fastseg.compat.pydensecrf.utils",

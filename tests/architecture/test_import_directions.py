@@ -35,7 +35,17 @@ ALLOWED = {
     "cli": APPLICATION | {"inference", "training"},
 }
 # Libraries that `pip install fastseg-rs` does not bring: never imported when a module is loaded.
-OPTIONAL = {"nibabel", "scipy", "tifffile", "timm", "torch", "torchvision", "triton"}
+OPTIONAL = {
+    "huggingface_hub",
+    "nibabel",
+    "safetensors",
+    "scipy",
+    "tifffile",
+    "timm",
+    "torch",
+    "torchvision",
+    "triton",
+}
 NEEDS_TORCH = {"ops", "layers", "losses", "models", "checkpoints", "accelerate", "training"}
 
 
