@@ -14,6 +14,7 @@ ENGINE = BASE | {"_rust", "ops"}
 APPLICATION = ENGINE | {"augment", "checkpoints", "crf", "labelmaps", "layers", "metrics", "models"}
 ALLOWED = {
     "__main__": {"cli"},
+    "_pictures": {"errors"},
     "errors": set(),
     "_arrays": {"errors"},
     "_checks": {"errors"},
@@ -29,10 +30,10 @@ ALLOWED = {
     "models": BASE | {"ops", "layers"},
     "checkpoints": BASE | {"ops", "layers", "models"},
     "accelerate": BASE | {"ops", "layers", "models"},
-    "inference": APPLICATION,
+    "inference": APPLICATION | {"_pictures"},
     "training": APPLICATION | {"inference", "losses"},
     "compat": ENGINE | {"crf", "labelmaps", "metrics"},
-    "cli": APPLICATION | {"inference", "training"},
+    "cli": APPLICATION | {"_pictures", "inference", "training"},
 }
 # Libraries that `pip install fastseg-rs` does not bring: never imported when a module is loaded.
 OPTIONAL = {
@@ -46,7 +47,16 @@ OPTIONAL = {
     "torchvision",
     "triton",
 }
-NEEDS_TORCH = {"ops", "layers", "losses", "models", "checkpoints", "accelerate", "training"}
+NEEDS_TORCH = {
+    "ops",
+    "layers",
+    "losses",
+    "models",
+    "checkpoints",
+    "accelerate",
+    "inference",
+    "training",
+}
 
 
 def package(repository: Path) -> Path:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +10,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from fastseg._pictures import (
+    ReadError,
+    decoded,
+    flattened,
+    is_turned,
+    opened,
+    reason,
+    transparency,
+    turned,
+)
 from fastseg.cli.pairing import suffix_of
 from fastseg.errors import DataError, DtypeError, FastsegError, LabelError, ShapeError
 
@@ -22,14 +30,7 @@ Array = NDArray[Any]
 # A map of more labels than this is one of instances, or a lossy picture of labels.
 MAX_LABELS = 1024
 MAX_COLORS = 255
-# What the EXIF standard calls the orientations that swap height and width, or turn the picture.
-_EXIF_ORIENTATION = 0x0112
 _NPZ_KEYS = ("probs", "prob", "probabilities", "softmax", "labels", "image", "arr_0")
-_DIRECT_MODES = ("L", "RGB", "I;16", "I;16L", "I;16B", "I", "F")
-
-
-class ReadError(FastsegError, ValueError):
-    """A file is missing, broken, or not what its place on the command line asks for."""
 
 
 class MissingReaderError(FastsegError, ImportError):
@@ -135,21 +136,14 @@ def read_picture(path: Path, *, exif: bool = True, key: str | None = None) -> Pi
             affine=loaded.affine,
             sixteen_bit=sixteen,
         )
-    with _opened(path) as picture:
-        turned = picture.getexif().get(_EXIF_ORIENTATION, 1) not in (0, 1)
+    with opened(path) as picture:
+        turns = exif and is_turned(picture)
         before = (picture.height, picture.width)
-        if exif and turned:
-            picture = ImageOps.exif_transpose(picture)
-        picture = _flattened(picture, path)
-        if picture.mode not in _DIRECT_MODES:
-            # CMYK, YCbCr, LAB and HSV: the colours become what a viewer without a colour
-            # profile shows.
-            picture = picture.convert("RGB")
-        values = np.asarray(picture)
+        values = decoded(turned(picture) if turns else picture, path.name)
     return Picture(
         values=values,
         layouts=(Layout(values.shape[:2], 2 if values.ndim == 3 else None),),
-        unturned=before if exif and turned else None,
+        unturned=before if turns else None,
         sixteen_bit=values.dtype.kind in "iu" and values.dtype.itemsize > 1,
     )
 
@@ -188,13 +182,13 @@ def read_scores(path: Path, *, logits: bool = False, key: str | None = None) -> 
         raise ReadError(f"{path.name} is a picture; logits come as .npy, .npz, .tif or .nii.gz")
     if suffix in (".jpg", ".jpeg"):
         raise ReadError(f"{path.name} is a JPEG, whose compression changes the values; use PNG")
-    with _opened(path) as picture:
+    with opened(path) as picture:
         if picture.mode in ("P", "PA"):
             raise ReadError(
                 f"{path.name} is a picture with a palette, which holds labels rather than "
                 "probabilities: use --labels"
             )
-        picture = _flattened(picture, path)
+        picture = flattened(picture, path.name)
         values = np.asarray(picture)
     if values.ndim == 3:
         if values.shape[2] != 3 or not _is_grey(values):
@@ -241,8 +235,8 @@ def read_labels(path: Path, *, key: str | None = None) -> LabelMap:
             raise ReadError(
                 f"{path.name} is a {suffix[1:].upper()}, whose compression changes labels; use PNG"
             )
-        with _opened(path) as picture:
-            transparent = _transparency(picture)
+        with opened(path) as picture:
+            transparent = transparency(picture)
             if picture.mode == "P":
                 palette = _palette_of(picture)
             elif picture.mode in ("LA", "PA", "RGBA", "La", "RGBa"):
@@ -322,7 +316,7 @@ def _read_array(path: Path, key: str | None) -> _Loaded:
         raise ReadError(f"{path.name} does not fit into memory") from error
     # The readers raise a dozen types for broken files, some of them only in some versions.
     except Exception as error:
-        raise ReadError(f"{path.name} cannot be read as {suffix}: {_reason(error)}") from error
+        raise ReadError(f"{path.name} cannot be read as {suffix}: {reason(error)}") from error
     if loaded.values.size == 0:
         raise ShapeError(f"{path.name} is empty: its shape is {loaded.values.shape}")
     return loaded
@@ -404,63 +398,6 @@ def _layouts(path: Path, values: Array, *, volume: bool) -> tuple[Layout, ...]:
     )
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open a picture, decode all of it, and turn whatever Pillow raises into one error."""
-    if not path.exists():
-        raise ReadError(f"{path} does not exist")
-    if path.is_dir():
-        raise ReadError(f"{path} is a folder")
-    limit = Image.MAX_IMAGE_PIXELS
-    # The limit protects servers from strangers' files; these are the user's own.
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as picture:
-                if getattr(picture, "n_frames", 1) > 1:
-                    raise ReadError(f"{path.name} is animated; extract the frame you mean")
-                picture.load()
-                yield picture
-    except FastsegError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ReadError(f"{path.name} is not a picture that Pillow can read") from error
-    except MemoryError as error:
-        raise ReadError(f"{path.name} does not fit into memory") from error
-    # Pillow raises SyntaxError, struct.error, zlib.error, OSError … for broken files.
-    except Exception as error:
-        raise ReadError(f"{path.name} cannot be read: {_reason(error)}") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-
-
-def _flattened(picture: Image.Image, path: Path) -> Image.Image:
-    """Resolve palettes and drop an alpha channel that hides nothing."""
-    transparent = _transparency(picture, partly=True)
-    if transparent is not None:
-        share = 100 * float(transparent.mean())
-        raise ReadError(
-            f"{path.name} is transparent in {share:.1f} % of its pixels, whose colours mean "
-            "nothing; flatten it onto a background first"
-        )
-    if picture.mode in ("LA", "La"):
-        return picture.convert("L")
-    if picture.mode in ("P", "PA", "RGBA", "RGBa"):
-        return picture.convert("RGB")
-    return picture.convert("L") if picture.mode == "1" else picture
-
-
-def _transparency(picture: Image.Image, *, partly: bool = False) -> NDArray[np.bool_] | None:
-    """Return where a picture is transparent (or only partly opaque), None if nowhere."""
-    with_alpha = picture.mode in ("LA", "PA", "RGBA", "La", "RGBa")
-    if not with_alpha and "transparency" not in picture.info:
-        return None
-    alpha = np.asarray(picture.convert("RGBA").getchannel("A"))
-    transparent: NDArray[np.bool_] = alpha < (255 if partly else 128)
-    return transparent if bool(transparent.any()) else None
-
-
 def _palette_of(picture: Image.Image) -> NDArray[np.uint8] | None:
     flat = picture.getpalette()
     if not flat:
@@ -488,11 +425,6 @@ def _module(name: str, path: Path) -> Any:
     import importlib
 
     return importlib.import_module(name)
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
 
 
 def distinct_values(values: Array, name: str, *, colored: bool) -> Array:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg.cli import reading, writing
-from fastseg.cli.exit_codes import DESCRIPTION, INTERRUPTED, OK, SOME_FAILED, USAGE, UsageError
+from fastseg.cli.arguments import at_least_zero, fraction, positive, positive_each, whole
+from fastseg.cli.exit_codes import DESCRIPTION, USAGE, UsageError
 from fastseg.cli.pairing import (
     IMAGE_SUFFIXES,
     MAP_SUFFIXES,
@@ -27,7 +26,8 @@ from fastseg.cli.pairing import (
     pair_up,
     suffix_of,
 )
-from fastseg.errors import DataError, FastsegError, LabelError, ShapeError
+from fastseg.cli.running import Step, check_output, print_report, work_off
+from fastseg.errors import DataError, LabelError, ShapeError
 
 Array = NDArray[Any]
 
@@ -106,13 +106,13 @@ def add_parser(commands: Any) -> None:
     )
     source.add_argument(
         "--num-classes",
-        type=_whole(2),
+        type=whole(2),
         metavar="K",
         help="number of classes; labels are then 0 … K-1 (default: as many as the file has)",
     )
     source.add_argument(
         "--gt-prob",
-        type=_fraction,
+        type=fraction,
         default=0.7,
         metavar="P",
         help="how far a label or scribble is trusted: its probability, in (0, 1) (default: 0.7)",
@@ -147,7 +147,7 @@ def add_parser(commands: Any) -> None:
     output.add_argument("--overlay", action="store_true", help="also write a before/after picture")
     output.add_argument(
         "--overlay-size",
-        type=_whole(16),
+        type=whole(16),
         default=1024,
         metavar="N",
         help="longest side of its panels, in pixels (default: 1024)",
@@ -175,14 +175,14 @@ def _add_parameters(group: Any) -> None:
         "options below change them one by one",
     )
     group.add_argument(
-        "--iterations", type=_whole(0), metavar="N", help="mean-field updates (default: 5)"
+        "--iterations", type=whole(0), metavar="N", help="mean-field updates (default: 5)"
     )
     for name, default, unit in (
         ("spatial-weight", "3", "strength of the smoothing by position; 0 switches it off"),
         ("bilateral-weight", "10", "strength of the smoothing within a colour; 0 switches it off"),
     ):
         group.add_argument(
-            f"--{name}", type=_at_least_zero, metavar="W", help=f"{unit} (default: {default})"
+            f"--{name}", type=at_least_zero, metavar="W", help=f"{unit} (default: {default})"
         )
     for name, default, unit in (
         ("spatial-sigma", "3", "reach of the smoothing by position"),
@@ -190,14 +190,14 @@ def _add_parameters(group: Any) -> None:
     ):
         group.add_argument(
             f"--{name}",
-            type=_positive_each,
+            type=positive_each,
             metavar="PIXELS",
             help=f"{unit}, in pixels, or in the unit of --spacing; one number, or one for each "
             f"axis as Y,X or Z,Y,X (default: {default})",
         )
     group.add_argument(
         "--color-sigma",
-        type=_positive_each,
+        type=positive_each,
         metavar="S",
         help="difference in colour that counts as an edge, in the picture's values, 0 … 255 for "
         "photographs; one number, or one for each channel as R,G,B (default: 13)",
@@ -215,20 +215,20 @@ def _add_parameters(group: Any) -> None:
     )
     group.add_argument(
         "--clip",
-        type=_fraction,
+        type=fraction,
         metavar="P",
         help="smallest probability that is told apart from zero (default: 1e-5)",
     )
     group.add_argument(
         "--tolerance",
-        type=_at_least_zero,
+        type=at_least_zero,
         metavar="T",
         help="stop before --iterations once an update changes the free energy by no more than "
         "this, in nats a pixel (default: never)",
     )
     group.add_argument(
         "--spacing",
-        type=_positive,
+        type=positive,
         nargs="+",
         metavar="S",
         help="size of a pixel or voxel, `Y X` or `Z Y X`, for instance in mm "
@@ -252,7 +252,7 @@ def _add_parameters(group: Any) -> None:
     )
     group.add_argument(
         "--threads",
-        type=_whole(1),
+        type=whole(1),
         metavar="N",
         help="threads of the engine (default: FASTSEG_NUM_THREADS, or one per core)",
     )
@@ -284,12 +284,7 @@ def run(arguments: argparse.Namespace) -> int:
         code = USAGE
         print(f"fastseg refine: error: {error}", file=sys.stderr)
     if arguments.json:
-        report["ok"] = code == OK
-        report["exit_code"] = code
-        report["seconds"] = time.perf_counter() - began
-        report["done"] = sum(entry["status"] == "ok" for entry in report["files"])
-        report["failed"] = sum(entry["status"] == "failed" for entry in report["files"])
-        print(json.dumps(report, indent=2, default=_as_json))
+        print_report(report, code, time.perf_counter() - began)
     return code
 
 
@@ -359,7 +354,7 @@ def _prepare(arguments: argparse.Namespace) -> list[_Job]:
         _Job(pair, role, returned, arguments.output_format or _natural_format(pair, returned))
         for pair in pairing.pairs
     ]
-    _check_output(arguments.output)
+    check_output(arguments.output)
     inputs = {path.resolve() for path in (*images, *sources)}
     for job in jobs:
         for path in (job.result(arguments.output), job.overlay(arguments.output)):
@@ -380,86 +375,27 @@ def _natural_format(pair: Pair, returned: str) -> str:
     return "npy"
 
 
-def _check_output(folder: Path) -> None:
-    probe = folder / ".fastseg-write-test"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(
-            f"the output folder {folder} cannot be written to: {error.strerror or error}"
-        ) from error
-
-
 def _work_off(jobs: Sequence[_Job], arguments: argparse.Namespace, report: dict[str, Any]) -> int:
     """Do every job, keep going after failures, and tell about each."""
-    from tqdm import tqdm
-
     crf = _engine()
     if arguments.threads is not None:
         from fastseg.threads import set_num_threads
 
         set_num_threads(arguments.threads)
-    shown = None if arguments.progress is None else not arguments.progress
-    single = len(jobs) == 1
-    failures = 0
-    with tqdm(
-        total=1 if single else len(jobs),
-        desc="refine",
-        unit="iteration" if single else "image",
-        file=sys.stderr,
-        disable=shown,
-        leave=False,
-    ) as bar:
 
-        def step(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+    def do(job: _Job, entry: dict[str, Any], step: Step | None) -> str:
+        _refine_one(job, arguments, crf, entry, step)
+        return _summary(entry)
 
-        for job in jobs:
-            bar.set_postfix_str(job.pair.image.name, refresh=False)
-            entry: dict[str, Any] = {
-                "image": str(job.pair.image),
-                job.role: str(job.pair.source),
-                "status": "interrupted",
-            }
-            report["files"].append(entry)
-            try:
-                _refine_one(job, arguments, crf, entry, step if single else None)
-                line, stream = _summary(entry), sys.stdout
-            except KeyboardInterrupt:
-                bar.close()
-                finished = len(report["files"]) - 1
-                print(
-                    f"fastseg refine: interrupted; {finished} of {len(jobs)} files were done",
-                    file=sys.stderr,
-                )
-                return INTERRUPTED
-            # Whatever is wrong with one file, the others are still done.
-            except Exception as error:
-                failures += 1
-                expected = isinstance(error, FastsegError | MemoryError)
-                message = str(error) or type(error).__name__
-                if not expected:
-                    message = f"unexpected {type(error).__name__}: {message}"
-                entry["status"] = "failed"
-                entry["error"] = {"type": type(error).__name__, "message": message}
-                name = job.pair.image.name
-                prefix = "" if message.startswith(name) else f"{name}: "
-                line = f"fastseg refine: {prefix}{message}"
-                stream = sys.stderr
-                if arguments.debug:
-                    line += "\n" + traceback.format_exc()
-            if not single:
-                bar.update()
-            if stream is sys.stderr or not arguments.json:
-                bar.clear()
-                print(line, file=stream, flush=True)
-                bar.refresh()
-    if failures:
-        print(f"fastseg refine: {failures} of {len(jobs)} files failed", file=sys.stderr)
-    return SOME_FAILED if failures else OK
+    return work_off(
+        jobs,
+        do,
+        command="refine",
+        files=lambda job: {"image": str(job.pair.image), job.role: str(job.pair.source)},
+        unit_of_one="iteration",
+        arguments=arguments,
+        report=report,
+    )
 
 
 def _refine_one(
@@ -467,7 +403,7 @@ def _refine_one(
     arguments: argparse.Namespace,
     crf: Any,
     entry: dict[str, Any],
-    step: Callable[[int, int], None] | None,
+    step: Step | None,
 ) -> None:
     pair = job.pair
     picture = reading.read_picture(pair.image, exif=not arguments.ignore_exif, key=None)
@@ -551,7 +487,6 @@ def _refine_one(
         target = job.overlay(arguments.output)
         _write_overlay(target, guide, problem, after, entry, arguments.overlay_size)
         entry["outputs"]["overlay"] = str(target)
-    entry["status"] = "ok"
 
 
 def _read_problem(
@@ -886,65 +821,6 @@ def _unknown_value(unknown: str | int | None, *, scribbles: bool, colored: bool)
 
 def _named(value: int, *, colored: bool) -> str:
     return f"#{value:06x}" if colored else str(value)
-
-
-def _as_json(value: object) -> object:
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} is not known to JSON")
-
-
-def _whole(lowest: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = lowest - 1
-        if value < lowest:
-            raise argparse.ArgumentTypeError(
-                f"expected a whole number of at least {lowest}, got {text!r}"
-            )
-        return value
-
-    return parse
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not np.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = _number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
-
-
-def _positive_each(text: str) -> float | tuple[float, ...]:
-    numbers = tuple(_positive(part) for part in text.split(","))
-    return numbers if len(numbers) > 1 else numbers[0]
-
-
-def _at_least_zero(text: str) -> float:
-    value = _number(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text!r}")
-    return value
-
-
-def _fraction(text: str) -> float:
-    value = _number(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text!r}")
-    return value
 
 
 def _unknown(text: str) -> str | int | None:
