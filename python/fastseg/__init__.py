@@ -14,7 +14,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastseg import cli, compat, crf, errors, labelmaps, layers, models, threads
+    from fastseg import (
+        cli,
+        compat,
+        crf,
+        errors,
+        labelmaps,
+        layers,
+        metrics,
+        models,
+        threads,
+    )
     from fastseg.models import create_model, list_models
     from fastseg.threads import get_num_threads, set_num_threads
 
@@ -31,13 +41,24 @@ __all__ = [
     "labelmaps",
     "layers",
     "list_models",
+    "metrics",
     "models",
     "set_num_threads",
     "threads",
 ]
 
 _SUBMODULES = frozenset(
-    {"cli", "compat", "crf", "errors", "labelmaps", "layers", "models", "threads"}
+    {
+        "cli",
+        "compat",
+        "crf",
+        "errors",
+        "labelmaps",
+        "layers",
+        "metrics",
+        "models",
+        "threads",
+    }
 )
 _MEMBERS = {
     "create_model": "fastseg.models",
