@@ -5,10 +5,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 GATE_ARGS ?=
+TOPICS ?=
 
 BIN := $(VENV)/bin
 RUST_VERSION := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 RUST := Cargo.toml $(wildcard rust/*/Cargo.toml) $(shell find rust -name '*.rs')
+comma := ,
+BENCH_TOPICS = $(if $(TOPICS),$(subst $(comma), ,$(TOPICS)),crf $(patsubst benches/contests_%.py,%,$(wildcard benches/contests_*.py)))
 export VIRTUAL_ENV := $(abspath $(VENV))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
@@ -71,11 +74,14 @@ format: setup ## Put the sources into the house style
 	$(BIN)/ruff format .
 	cargo fmt --all
 
-bench: setup ## Measure against pydensecrf and PyTorch; write tables and JSON (BENCH_ARGS='--help')
-	$(BIN)/python benches/compare.py $(BENCH_ARGS)
+bench: setup ## Measure against the rivals; write tables and JSON (TOPICS=crf,counting picks; BENCH_ARGS='--quick')
+	@for topic in $(BENCH_TOPICS); do \
+		if [ $$topic = crf ]; then set -- benches/compare.py; else set -- benches/contests.py --topics $$topic; fi; \
+		echo "$(BIN)/python $$* $(BENCH_ARGS)"; $(BIN)/python "$$@" $(BENCH_ARGS) || exit 1; \
+	done
 
 gate: setup ## Fail where a measured ratio lies below its limit in benches/limits.toml
-	$(BIN)/python benches/gate.py $(GATE_ARGS)
+	$(BIN)/python benches/gate.py $(if $(TOPICS),--topics $(TOPICS)) $(GATE_ARGS)
 
 wheel: $(VENV)/.stamp-venv ## Build the wheel and the source distribution into dist/
 	$(BIN)/maturin build --release --sdist --out dist

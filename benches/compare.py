@@ -11,12 +11,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import gc
-import importlib.metadata
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -30,16 +26,15 @@ import numpy as np
 import implementations
 import workloads
 from implementations import Agreement
+from measuring import BUSY, RESULTS, Onlooker, Spread, machine, machine_sentence, say
 from peak_memory import PeakMemory, measure_peak
 from workloads import Probabilities
 
-RESULTS = Path(__file__).resolve().parent / "results"
 THREADS = (1, 2)
+PACKAGES = ("numpy", "pydensecrf2", "torch")
 # Nothing is timed above this difference. Between the limit of agreement and this one the times are
 # shown, marked, and the run fails.
 COARSE_TOLERANCE = 1e-4
-# Above this share of the machine used by other programs a report carries a warning.
-BUSY = 0.05
 # PyTorch's row is left out above this many values (pixels × labels): it only gets slower.
 TORCH_LARGEST = 50_000_000
 
@@ -65,22 +60,6 @@ FULL = Plan(photos=8, rounds=5, torch_rounds=2, memory=True)
 QUICK = Plan(photos=2, rounds=3, torch_rounds=1, memory=True)
 # Where pydensecrf takes seconds, fewer rounds give the same median.
 _SLOW_VALUES = 20_000_000
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and quartiles of a sample."""
-
-    median: float
-    low: float
-    high: float
-    count: int
-
-    @classmethod
-    def of(cls, sample: Sequence[float]) -> Spread:
-        """Summarise a sample."""
-        low, median, high = (float(value) for value in np.percentile(sample, (25, 50, 75)))
-        return cls(median, low, high, len(sample))
 
 
 @dataclass
@@ -123,13 +102,6 @@ class Result:
         return peaks[implementation] / peaks["pydensecrf"]
 
 
-def say(message: str, end: str = "\n") -> None:
-    """Show progress on standard error."""
-    if end == "\n" or sys.stderr.isatty():
-        clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-        print(f"{clear}{message}", end=end, file=sys.stderr, flush=True)
-
-
 def _timed(
     run: Callable[[workloads.Case], Probabilities], case: workloads.Case
 ) -> tuple[float, Probabilities]:
@@ -137,33 +109,6 @@ def _timed(
     start = time.perf_counter()
     result = run(case)
     return time.perf_counter() - start, result
-
-
-class _Onlooker:
-    """Sees how much of the machine other programs use: what spoils a ratio for two threads."""
-
-    def __init__(self) -> None:
-        self._start = self._now()
-
-    @staticmethod
-    def _now() -> tuple[float, float, float] | None:
-        path = Path("/proc/stat")
-        if not path.is_file():
-            return None
-        user, nice, system, _idle, _wait, irq, soft, steal = (
-            int(ticks) for ticks in path.read_text(encoding="ascii").split()[1:9]
-        )
-        busy = (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
-        own = os.times()
-        return time.perf_counter(), busy, sum(own[:4])
-
-    def others(self) -> float | None:
-        """Return the share of all cores that others used since the start, in [0, 1]."""
-        now = self._now()
-        if now is None or self._start is None:
-            return None
-        wall, busy, own = (end - start for end, start in zip(now, self._start, strict=True))
-        return min(1.0, max(0.0, (busy - own) / (wall * (os.cpu_count() or 1))))
 
 
 def _prepare_fastseg(threads: int, cold: bool) -> Callable[[workloads.Case], None]:
@@ -322,7 +267,7 @@ def run(selected: Sequence[str], plan: Plan) -> list[Result]:
             say(f"  skipped: {error}")
             continue
         result.sources = [case.source for case in cases]
-        onlooker = _Onlooker()
+        onlooker = Onlooker()
         try:
             measure_speed(result, cases, plan)
         except implementations.DisagreementError as error:
@@ -365,47 +310,6 @@ def _one_line(result: Result) -> str:
 # --- the machine and the report ---------------------------------------------------------------
 
 
-def machine() -> dict[str, Any]:
-    """Describe what the numbers were measured on: no host names and no paths."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                cpu = line.split(":", 1)[1].strip()
-                break
-    build = implementations.fastseg_build_info()
-    packages = {}
-    for package in ("numpy", "pydensecrf2", "torch"):
-        try:
-            packages[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            packages[package] = "absent"
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "fastseg": build.get("version", "unknown"),
-        "instruction_set": build.get("instruction_set", "unknown"),
-        "profile": build.get("profile", "unknown"),
-        "packages": packages,
-        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "date": datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat(),
-        "real_data": workloads.data_folder() is not None,
-    }
-
-
-def _machine_sentence(where: dict[str, Any]) -> str:
-    packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
-    engine = f"fastseg {where['fastseg']} ({where['instruction_set']}, {where['profile']})"
-    return (
-        f"{where['cpu']}, {where['cores']} cores, {where['system']}; "
-        f"Python {where['python']}, {engine}, {packages}; "
-        f"{where['date']}; load before the run {where['load_before']}."
-    )
-
-
 def _method_sentence(plan: Plan) -> str:
     spatial = f"Gaussian({implementations.SPATIAL_SIGMA:g})"
     bilateral = f"bilateral({implementations.BILATERAL_SIGMA:g}, {implementations.COLOR_SIGMA:g})"
@@ -423,7 +327,7 @@ def report(results: Sequence[Result], where: dict[str, Any], plan: Plan) -> str:
     lines = [
         "# fastseg.crf.refine against pydensecrf",
         "",
-        _machine_sentence(where),
+        machine_sentence(where),
         "",
         _method_sentence(plan),
     ]
@@ -547,7 +451,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.no_torch:
         plan = dataclasses.replace(plan, torch_rounds=0)
     default = workloads.names("gate") if options.quick else workloads.names()
-    where = machine()
+    where = machine(PACKAGES)
     results = run(select(options.workloads, default), plan)
     print(write(results, plan, "quick" if options.quick else "compare", where))
     return int(any(result.disagreement for result in results))

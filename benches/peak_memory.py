@@ -7,7 +7,6 @@ thread stacks count as baseline, notes its memory, runs on the real picture and 
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import implementations
+import measuring
 from workloads import Case
 
 _RUNNERS = {
@@ -61,34 +61,6 @@ def measure_peak(implementation: str, threads: int, folder: Path) -> PeakMemory:
     return PeakMemory(name, json.loads(done.stdout)["bytes"] / 1e6)
 
 
-def _status(key: str) -> int | None:
-    """Return a memory field of this process in bytes, or None where the system has none."""
-    path = Path("/proc/self/status")
-    if not path.is_file():
-        return None
-    for line in path.read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def _reset_peak() -> bool:
-    """Lower the recorded peak to what is resident now, where Linux allows it."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return False
-    return True
-
-
-def _peak() -> int:
-    peak = _status("VmHWM")
-    if peak is not None:
-        return peak
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def _tiny() -> Case:
     rng = np.random.default_rng(0)
     probs = rng.random((3, 16, 16), dtype=np.float32) + np.float32(0.1)
@@ -102,11 +74,9 @@ def _child(implementation: str, threads: int, folder: Path) -> int:
     if implementation == "fastseg":
         implementations.set_fastseg_threads(threads)
     run(_tiny())
-    before = _status("VmRSS") if _reset_peak() else None
-    if before is None:
-        before = _peak()
+    before = measuring.memory_baseline()
     result = run(case)
-    used = _peak() - before
+    used = measuring.peak_memory() - before
     if result.shape != case.probs.shape:
         raise RuntimeError(f"result has shape {result.shape}")
     return used

@@ -1,13 +1,16 @@
 """The benchmarks load, their reference is right, and the gate can fail."""
 
 import importlib
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-NAMES = ["workloads", "implementations", "peak_memory", "compare", "gate"]
-BENCHES = ["bench_crf_refine", "bench_crf_lattice", "bench_import"]
+NAMES = [
+    *("workloads", "implementations", "measuring", "peak_memory", "compare", "contests", "gate"),
+]
+BENCHES = ["bench_contests", "bench_crf_refine", "bench_crf_lattice", "bench_import"]
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +52,100 @@ def test_module_loads(name: str) -> None:
     assert importlib.import_module(name).__doc__
 
 
-def test_every_limit_names_a_workload(repository: Path) -> None:
+@pytest.fixture
+def limits(repository: Path) -> dict:
     tomllib = pytest.importorskip("tomllib")
-    limits = tomllib.loads((repository / "benches" / "limits.toml").read_text(encoding="utf-8"))
+    return tomllib.loads((repository / "benches" / "limits.toml").read_text(encoding="utf-8"))
+
+
+def test_every_limit_names_a_workload(limits: dict) -> None:
     workloads = importlib.import_module("workloads")
-    assert set(limits) - {"agreement"} == set(workloads.names("gate"))
+    assert set(limits["crf"]) - {"agreement"} == set(workloads.names("gate"))
+
+
+def test_every_limit_names_a_contest_and_a_rival(limits: dict) -> None:
+    contests = importlib.import_module("contests")
+    assert set(limits) - {"crf"} <= set(contests.topics())
+    for topic in set(limits) - {"crf"}:
+        known = {contest.name: contest for contest in contests.contests(topic)}
+        for name, given in limits[topic].items():
+            rivals = {rival.name for rival in known[name].rivals}
+            assert set(given) - {"extra_mib"} <= rivals, f"{topic}.{name}"
+            for rival in set(given) - {"extra_mib"}:
+                assert set(given[rival]) <= {"must", "aim"}
+                assert given[rival]["must"] > 0
+
+
+def test_contests_have_names_of_their_own() -> None:
+    contests = importlib.import_module("contests")
+    for topic in contests.topics():
+        names = [contest.name for contest in contests.contests(topic)]
+        assert names
+        assert len(names) == len(set(names))
+
+
+def _contest(cost: float = 0.0, answer: float = 1.0):
+    contests = importlib.import_module("contests")
+    rival = contests.Contender(
+        "rival", lambda x: (time.sleep(cost), np.full_like(x, answer))[1], requires=("numpy",)
+    )
+    absent = contests.Contender("absent", np.copy, requires=("no_such_module",))
+    return contests.Contest(
+        name="copy",
+        cases=lambda: [contests.Case("ones", (np.ones(3),))],
+        ours=contests.Contender("fastseg", lambda x: x + 0),
+        rivals=(rival, absent),
+    )
+
+
+def test_a_contest_is_timed_in_turn() -> None:
+    contests = importlib.import_module("contests")
+    result = contests.measure(_contest(cost=0.02), contests.Plan(cases=1, rounds=2, memory=False))
+    ours, rival = result.rows
+    assert (ours.contender, ours.ratio) == ("fastseg", None)
+    assert rival.ratio.count == rival.milliseconds.count == 2
+    assert rival.ratio.median > 10
+    assert result.absent == ["absent"]
+    assert result.sources == ["ones"]
+
+
+def test_a_rival_that_disagrees_is_not_timed() -> None:
+    contests = importlib.import_module("contests")
+    result = contests.measure(_contest(answer=2.0), contests.Plan(cases=1, rounds=1, memory=False))
+    assert "3 of 3 values differ" in result.disagreement
+    assert not result.rows
+
+
+def test_results_that_are_not_close_are_refused() -> None:
+    contests = importlib.import_module("contests")
+    check = contests.close(1e-3)
+    check([1.0, np.nan], [1.0005, np.nan])
+    with pytest.raises(contests.DisagreementError, match="apart"):
+        check([1.0], [1.01])
+    with pytest.raises(contests.DisagreementError, match="shape"):
+        check([1.0], [1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "extra", "missed"),
+    [
+        (25.0, 10.0, set()),
+        (9.0, 10.0, set()),
+        (7.0, 10.0, {"np.bincount"}),
+        (9.0, 65.0, {"extra_mib"}),
+        (None, None, {"np.bincount", "extra_mib"}),
+    ],
+)
+def test_gate_judges_contests(ratio: float | None, extra: float | None, missed: set) -> None:
+    gate = importlib.import_module("gate")
+    rows = [{"contender": "np.bincount", "ratio": {"median": ratio}}] if ratio else []
+    memory = None if extra is None else {"peak_mib": 1.0 + extra, "output_mib": 1.0}
+    result = {"contest": "city", "rows": rows, "memory": memory}
+    limits = {"city": {"np.bincount": {"must": 8, "aim": 20}}}
+    found = gate.contest_checks([result], limits, memory=True)
+    assert len(found) == 2
+    assert {check.what for check in found if not check.passed} == missed
+    assert ("aim reached" in gate.table(found)) == (ratio == 25.0)
 
 
 @pytest.mark.parametrize(
