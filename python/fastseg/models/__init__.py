@@ -10,5 +10,32 @@ Example:
 
 from fastseg.models._base import SegmentationModel, SegmentationOutput
 from fastseg.models._registry import create_model, list_models, register
+from fastseg.models.deeplab import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus
+from fastseg.models.fcn import FCN, FCNResNet
+from fastseg.models.segnet import SegNet
+from fastseg.models.setr import SETR
+from fastseg.models.unet import UNet
+from fastseg.models.unet3p import UNet3Plus
+from fastseg.models.unet_padded import EncoderUNet, PaddedUNet
+from fastseg.models.unetpp import UNetPlusPlus
 
-__all__ = ["SegmentationModel", "SegmentationOutput", "create_model", "list_models", "register"]
+__all__ = [
+    "FCN",
+    "SETR",
+    "DeepLabV1",
+    "DeepLabV2",
+    "DeepLabV3",
+    "DeepLabV3Plus",
+    "EncoderUNet",
+    "FCNResNet",
+    "PaddedUNet",
+    "SegNet",
+    "SegmentationModel",
+    "SegmentationOutput",
+    "UNet",
+    "UNet3Plus",
+    "UNetPlusPlus",
+    "create_model",
+    "list_models",
+    "register",
+]

@@ -56,7 +56,8 @@ class SegmentationModel(nn.Module):
     # Smallest height and width that the architecture can take.
     minimum_size: int = 1
     stride: int = 1
-    # Input pixels per cell of the coarsest map that BatchNorm sees; 0: there is no such map.
+    # Input pixels per cell of the coarsest map that an encoder normalises by its batch; 0: there is
+    # none, or its BatchNorm copes with a single value.
     normalized_stride: int = 0
 
     def __init__(
@@ -105,7 +106,7 @@ class SegmentationModel(nn.Module):
             DtypeError: `image` is not of the dtype of the weights.
         """
         self.check_image(image)
-        logits, auxiliary = self.scores(image)
+        logits, auxiliary = self.scores(_channels_last(image))
         logits = self.to_input_size(logits, image)
         if not auxiliary:
             return logits
@@ -130,7 +131,7 @@ class SegmentationModel(nn.Module):
             Enlarging them with `align_corners` gives what `forward` returns.
         """
         self.check_image(image)
-        return self.scores(image)[0]
+        return self.scores(_channels_last(image))[0]
 
     def to_input_size(self, logits: Tensor, image: Tensor) -> Tensor:
         """Enlarges (B, K, h, w) logits to the height and width of the image."""
@@ -272,6 +273,20 @@ class SegmentationModel(nn.Module):
             )
         _saving.load_state(model, _saving.read_state(folder), folder)
         return model.eval()
+
+
+def _channels_last(image: Tensor) -> Tensor:
+    """The picture with its channels innermost, the layout that convolutions on a CPU are fast in.
+
+    What a convolution makes of it has the same layout, and so have all maps after it.
+    """
+    if image.device.type != "cpu":
+        return image
+    # With one channel both layouts are the same but for their strides, which decide what follows.
+    batch, channels, height, width = image.shape
+    return image.contiguous(memory_format=torch.channels_last).as_strided(
+        image.shape, (channels * height * width, 1, channels * width, channels)
+    )
 
 
 def count(value: Any, argument: str) -> int:

@@ -96,6 +96,6 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """ " (did you mean 'this' or 'that'?)", or nothing where no known name is close."""
+    """Suggests the known names that are close: "(did you mean …?)" after a space, or nothing."""
     close = get_close_matches(str(name).lower(), list(known), n=2, cutoff=0.6)
     return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""

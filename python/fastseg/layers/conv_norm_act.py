@@ -1,0 +1,112 @@
+"""Convolution, BatchNorm and ReLU as one block, the brick of most models."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm that also trains on a single value per channel.
+
+    A batch of one whose map is pooled to 1×1 has no variance: PyTorch's own layer raises an error.
+    Here such a map is normalised with the running statistics, which stay as they are.
+
+    Example:
+        >>> import torch
+        >>> from fastseg.layers import BatchNorm2d
+        >>> BatchNorm2d(2).train()(torch.ones(1, 2, 1, 1)).shape
+        torch.Size([1, 2, 1, 1])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that PyTorch gave it)
+        """Normalises (B, C, H, W)."""
+        if self.training and input.shape[0] * input.shape[2] * input.shape[3] == 1:
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(input)
+
+
+def normalize_and_rectify(features: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    """Applies BatchNorm and ReLU to the fresh output of a convolution.
+
+    Args:
+        features: (B, C, H, W); overwritten where nothing needs it for a gradient.
+        norm: the BatchNorm.
+
+    Returns:
+        (B, C, H, W).
+
+    Convention:
+        In evaluation without gradients, in float32, it works in place: no further map is made.
+    """
+    mean, variance = norm.running_mean, norm.running_var
+    if (
+        norm.training
+        or mean is None
+        or variance is None
+        or torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or features.dtype != torch.float32
+    ):
+        return F.relu(norm(features), inplace=True)
+    scale = torch.rsqrt(variance + norm.eps) * norm.weight
+    shift = norm.bias - mean * scale
+    features.mul_(scale[:, None, None]).add_(shift[:, None, None])
+    return features.relu_()
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution, BatchNorm, ReLU; the size is kept unless a padding is given.
+
+    The three are children 0, 1 and 2, as in most public checkpoints.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: side of the kernel in pixels; odd.
+        rate: distance between taps, for an atrous convolution.
+        bias: whether the convolution has one; BatchNorm's shift can stand for it.
+        options: further arguments of `torch.nn.Conv2d`.
+
+    Example:
+        >>> import torch
+        >>> from fastseg.layers import ConvNormAct
+        >>> ConvNormAct(3, 8)(torch.ones(2, 3, 5, 5)).shape
+        torch.Size([2, 8, 5, 5])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        rate: int = 1,
+        bias: bool = False,
+        **options: Any,
+    ) -> None:
+        options.setdefault("padding", (kernel_size - 1) // 2 * rate)
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel_size, dilation=rate, bias=bias, **options),
+            BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that PyTorch gave it)
+        """Computes (B, out_channels, H, W) from (B, in_channels, H, W)."""
+        return normalize_and_rectify(self.conv(input), self.norm)
+
+    @property
+    def conv(self) -> nn.Conv2d:
+        """The convolution."""
+        return cast(nn.Conv2d, self[0])
+
+    @property
+    def norm(self) -> BatchNorm2d:
+        """The BatchNorm."""
+        return cast(BatchNorm2d, self[1])
