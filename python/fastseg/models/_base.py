@@ -280,10 +280,10 @@ def _channels_last(image: Tensor) -> Tensor:
 
     What a convolution makes of it has the same layout, and so have all maps after it.
     """
-    if image.device.type != "cpu":
+    if image.device.type != "cpu" or torch.compiler.is_compiling():
         return image
     # With one channel both layouts are the same but for their strides, which decide what follows.
-    batch, channels, height, width = image.shape
+    channels, height, width = image.shape[1:]
     return image.contiguous(memory_format=torch.channels_last).as_strided(
         image.shape, (channels * height * width, 1, channels * width, channels)
     )
