@@ -15,6 +15,7 @@ MODULES = [
     "fastseg.crf",
     "fastseg.labelmaps",
     "fastseg.layers",
+    "fastseg.losses",
     "fastseg.metrics",
     "fastseg.models",
     "fastseg.errors",

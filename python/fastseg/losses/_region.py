@@ -1,0 +1,152 @@
+"""What Dice, IoU and Tversky share: overlaps of predicted and true regions, and their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fastseg._checks import number, one_of
+from fastseg.losses import _pixels
+from fastseg.losses._module import weights_for
+
+Absent: TypeAlias = Literal["skip", "count"]
+
+
+class Overlap(NamedTuple):
+    """Sums over pixels for each region, a class in one image or in the whole batch.
+
+    Attributes:
+        inside: (G, K) of the probability where the class is true.
+        predicted: (G, K) of the probability.
+        true: (G, K) of the target.
+        any_counted: (G,) bool, whether there was a pixel that counts.
+    """
+
+    inside: Tensor
+    predicted: Tensor
+    true: Tensor
+    any_counted: Tensor
+
+
+def region_loss(
+    score: Callable[[Overlap, float], tuple[Tensor, Tensor]],
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int | None,
+    smooth: float,
+    absent: Absent,
+    per_image: bool,
+    multilabel: bool,
+    class_weight: Tensor | Sequence[float] | None,
+    gamma: float = 1.0,
+) -> Tensor:
+    """Mean of (1 - numerator / denominator) ** gamma over the regions that take part.
+
+    Args:
+        score: numerator and denominator, (G, K) each, of overlaps and `smooth`.
+        logits: (B, K, *S).
+        target: (B, *S) labels, or masks.
+        ignore_index: as the losses say it.
+        smooth: as the losses say it.
+        absent: as the losses say it.
+        per_image: as the losses say it.
+        multilabel: as the losses say it.
+        class_weight: as the losses say it.
+        gamma: exponent of the loss of a region.
+    """
+    check_region_options(smooth=smooth, absent=absent, gamma=gamma)
+    overlap = overlaps(logits, target, ignore_index, per_image=per_image, multilabel=multilabel)
+    numerator, denominator = score(overlap, smooth)
+    nothing = denominator <= 0  # neither predicted nor true, and no smoothing: a perfect match
+    ratio = numerator / denominator.masked_fill(nothing, 1)
+    loss = (1 - ratio).masked_fill(nothing, 0)
+    if gamma != 1:
+        # Where the loss is 0, the power's derivative need not be finite.
+        perfect = loss <= 0
+        loss = loss.masked_fill(perfect, 1).pow(gamma).masked_fill(perfect, 0)
+    part = overlap.any_counted.unsqueeze(1).expand_as(loss)
+    if absent == "skip":
+        part = part & (overlap.true > 0)
+    weight = part.to(loss.dtype)
+    given = weights_for(class_weight, loss)
+    if given is not None:
+        weight = weight * given
+    total = weight.sum(1)
+    each = (loss * weight).sum(1) / total.masked_fill(total == 0, 1)
+    return each.sum() / (total > 0).sum().clamp(min=1)
+
+
+def overlaps(
+    logits: Tensor, target: Tensor, ignore_index: int | None, *, per_image: bool, multilabel: bool
+) -> Overlap:
+    """Sums over pixels, of each image or of the batch; softmax unless K is 1 or `multilabel`."""
+    if multilabel or (isinstance(logits, Tensor) and logits.ndim > 1 and logits.shape[1] == 1):
+        sums = _mask_overlaps(_pixels.masks(logits, target, ignore_index))
+    else:
+        sums = _class_overlaps(_pixels.pixels(logits, target, ignore_index))
+    if per_image:
+        return sums
+    inside, predicted, true, any_counted = sums
+    return Overlap(
+        inside.sum(0, keepdim=True),
+        predicted.sum(0, keepdim=True),
+        true.sum(0, keepdim=True),
+        any_counted.any(0, keepdim=True),
+    )
+
+
+def check_region_options(*, smooth: float, absent: Absent, gamma: float = 1.0) -> None:
+    """Raises `ParameterError` or `DtypeError` for options out of their ranges."""
+    number("smooth", smooth, least=0)
+    number("gamma", gamma, least=0)
+    one_of("absent", absent, ["skip", "count"])
+
+
+def _class_overlaps(given: _pixels.Pixels) -> Overlap:
+    logits, target, counted = given
+    probs = logits.softmax(1)
+    if counted is None:
+        predicted = probs.sum(2)
+        any_counted = torch.full(
+            (logits.shape[0],), target.shape[1] > 0, dtype=torch.bool, device=logits.device
+        )
+        ones = torch.ones_like(target, dtype=logits.dtype)
+    else:
+        ones = counted.to(logits.dtype)
+        predicted = (probs * ones.unsqueeze(1)).sum(2)
+        any_counted = counted.any(1)
+    at_target = probs.gather(1, target.unsqueeze(1)).squeeze(1) * ones
+    return Overlap(
+        _sums_by_class(at_target, target, logits.shape[1]),
+        predicted,
+        _sums_by_class(ones, target, logits.shape[1]),
+        any_counted,
+    )
+
+
+def _sums_by_class(values: Tensor, target: Tensor, classes: int) -> Tensor:
+    """(B, K): sums of (B, N) values over the pixels of each class."""
+    if values.device.type == "cpu":
+        # One running sum per class: in float32 it would lose the small terms of a long one.
+        bins = values.new_zeros(values.shape[0], classes, dtype=torch.float64)
+        return bins.scatter_add(1, target, values.double()).to(values.dtype)
+    # Elsewhere a scatter of all pixels to a few places waits for itself.
+    each = torch.arange(classes, device=target.device).unsqueeze(1)
+    return torch.where(target.unsqueeze(1) == each, values.unsqueeze(1), 0).sum(2)
+
+
+def _mask_overlaps(given: _pixels.Masks) -> Overlap:
+    logits, masks, counted = given
+    probs = logits.sigmoid()
+    if counted is None:
+        any_counted = torch.full(
+            (logits.shape[0],), logits.shape[2] > 0, dtype=torch.bool, device=logits.device
+        )
+    else:
+        probs = probs * counted
+        any_counted = counted.flatten(1).any(1)
+    return Overlap((probs * masks).sum(2), probs.sum(2), masks.sum(2), any_counted)
