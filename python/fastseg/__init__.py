@@ -45,6 +45,7 @@ __all__ = [
     "losses",
     "metrics",
     "models",
+    "ops",
     "set_num_threads",
     "threads",
 ]
@@ -60,6 +61,7 @@ _SUBMODULES = frozenset(
         "losses",
         "metrics",
         "models",
+        "ops",
         "threads",
     }
 )

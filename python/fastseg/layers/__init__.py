@@ -7,23 +7,34 @@ Example:
     torch.Size([1, 4, 6, 6])
 """
 
+from fastseg.layers.all_mlp_decoder import AllMLPDecoder, MMSegDecoder
 from fastseg.layers.aspp import ASPP, ASPPSum, ImagePooling
 from fastseg.layers.atrous import AtrousConv2d, ReceptiveField, receptive_field
 from fastseg.layers.bilinear_upsampling import BilinearConvTranspose2d, bilinear_kernel
 from fastseg.layers.checkpointing import checkpointed
 from fastseg.layers.conv_norm_act import BatchNorm2d, ConvNormAct
+from fastseg.layers.drop_path import DropPath
+from fastseg.layers.efficient_self_attention import EfficientSelfAttention
 from fastseg.layers.enlarged_conv import enlarged_conv
 from fastseg.layers.fusion import center_crop, fuse_by_addition, fuse_by_concatenation
 from fastseg.layers.max_unpooling import max_pool_with_indices, max_unpool
+from fastseg.layers.mix_ffn import MixFFN
+from fastseg.layers.overlap_patch_embed import OverlapPatchEmbed
 
 __all__ = [
     "ASPP",
     "ASPPSum",
+    "AllMLPDecoder",
     "AtrousConv2d",
     "BatchNorm2d",
     "BilinearConvTranspose2d",
     "ConvNormAct",
+    "DropPath",
+    "EfficientSelfAttention",
     "ImagePooling",
+    "MMSegDecoder",
+    "MixFFN",
+    "OverlapPatchEmbed",
     "ReceptiveField",
     "bilinear_kernel",
     "center_crop",

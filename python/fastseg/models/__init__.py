@@ -12,6 +12,7 @@ from fastseg.models._base import SegmentationModel, SegmentationOutput
 from fastseg.models._registry import create_model, list_models, register
 from fastseg.models.deeplab import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus
 from fastseg.models.fcn import FCN, FCNResNet
+from fastseg.models.segformer import MixTransformer, SegFormer, SegFormerClassifier
 from fastseg.models.segnet import SegNet
 from fastseg.models.setr import SETR
 from fastseg.models.unet import UNet
@@ -20,15 +21,18 @@ from fastseg.models.unet_padded import EncoderUNet, PaddedUNet
 from fastseg.models.unetpp import UNetPlusPlus
 
 __all__ = [
-    "FCN",
-    "SETR",
     "DeepLabV1",
     "DeepLabV2",
     "DeepLabV3",
     "DeepLabV3Plus",
     "EncoderUNet",
+    "FCN",
     "FCNResNet",
+    "MixTransformer",
     "PaddedUNet",
+    "SETR",
+    "SegFormer",
+    "SegFormerClassifier",
     "SegNet",
     "SegmentationModel",
     "SegmentationOutput",

@@ -1,0 +1,35 @@
+"""Fused operations, each a `torch.library` operator with several implementations.
+
+Every operation is `torch.ops.fastseg.<name>`, works under `torch.compile(fullgraph=True)` and
+`torch.export`, has gradients, and a plain version of the same name in `fastseg.ops.reference`.
+
+Example:
+    >>> import torch
+    >>> from fastseg import ops
+    >>> with ops.use_backend("torch"):
+    ...     ops.upsample_argmax(torch.zeros(1, 2, 4, 4), (8, 8)).shape
+    torch.Size([1, 8, 8])
+"""
+
+from fastseg.ops import reference
+from fastseg.ops._backends import decomposed, use_backend
+from fastseg.ops.depthwise_conv_gelu import depthwise_conv_gelu
+from fastseg.ops.folded_decoder import folded_decoder
+from fastseg.ops.sequence_reduced_attention import sequence_reduced_attention
+from fastseg.ops.token_linear import token_linear
+from fastseg.ops.upsample_argmax import upsample_argmax
+from fastseg.ops.upsample_cross_entropy import upsample_cross_entropy
+from fastseg.ops.upsample_sum import upsample_sum
+
+__all__ = [
+    "decomposed",
+    "depthwise_conv_gelu",
+    "folded_decoder",
+    "reference",
+    "sequence_reduced_attention",
+    "token_linear",
+    "upsample_argmax",
+    "upsample_cross_entropy",
+    "upsample_sum",
+    "use_backend",
+]
