@@ -18,6 +18,7 @@ MODULES = [
     "fastseg.losses",
     "fastseg.metrics",
     "fastseg.models",
+    "fastseg.ops",
     "fastseg.errors",
     "fastseg.compat.pydensecrf.densecrf",
     "fastseg.compat.pydensecrf.utils",
