@@ -52,8 +52,10 @@ def _from_torch(name: str, tensor: Any, torch: Any) -> tuple[NDArray[Any], Resto
         tensor = tensor.float()  # bfloat16 and others that NumPy does not have
 
     def restore(result: NDArray[Any]) -> Any:
-        if result.dtype == np.uint16:  # few torch operations take uint16
-            result = result.astype(np.int32)
+        # Few torch operations take unsigned integers beyond 8 bits.
+        signed = {"uint16": np.int32, "uint32": np.int64}.get(result.dtype.name)
+        if signed is not None:
+            result = result.astype(signed)
         restored = torch.from_numpy(np.ascontiguousarray(result))
         floats = dtype.is_floating_point and restored.is_floating_point()
         wanted = dtype if floats else restored.dtype

@@ -15,6 +15,7 @@ __all__ = [
     "kernel_cache_bytes",
     "kernel_cache_limit",
     "set_kernel_cache_limit",
+    "upsample_argmax",
     "build_info",
     "num_threads",
     "set_num_threads",
@@ -107,3 +108,10 @@ def messages(q: _F32, shape: Sequence[int], *, kernels: _Kernels, workspace: Wor
 def free_energy(
     unary: _F32, q: _F32, shape: Sequence[int], *, kernels: _Kernels, workspace: Workspace
 ) -> float: ...
+
+# (B, K, h, w); 16-bit floats come as their bits.
+_Logits: TypeAlias = NDArray[np.float32] | NDArray[np.float64] | NDArray[np.uint16]
+
+def upsample_argmax(
+    logits: _Logits, *, height: int, width: int, align_corners: bool, brain: bool
+) -> NDArray[Any]: ...

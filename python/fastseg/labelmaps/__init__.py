@@ -1,4 +1,4 @@
-"""Label maps as pictures: palettes and overlays.
+"""Label maps: from logits to labels, and labels as pictures.
 
 Example:
     >>> import numpy as np
@@ -12,5 +12,6 @@ Example:
 
 from fastseg.labelmaps.overlay import contours, overlay
 from fastseg.labelmaps.palettes import PALETTES, colorize, palette
+from fastseg.labelmaps.upsample_argmax import upsample_argmax
 
-__all__ = ["PALETTES", "colorize", "contours", "overlay", "palette"]
+__all__ = ["PALETTES", "colorize", "contours", "overlay", "palette", "upsample_argmax"]

@@ -6,3 +6,4 @@ pub mod lattice;
 pub mod memory;
 pub mod simd;
 pub mod threads;
+pub mod upsample;

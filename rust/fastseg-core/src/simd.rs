@@ -132,6 +132,10 @@ pub unsafe trait Simd: Copy {
     }
     /// The largest lane.
     unsafe fn largest(a: Self::V) -> f32;
+    /// The lanes of `yes` where `a > b`, those of `no` elsewhere and where either is NaN.
+    unsafe fn if_greater(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    /// A bit for every lane, the first the lowest: whether `a >= b`, and neither is NaN.
+    unsafe fn at_least(a: Self::V, b: Self::V) -> u32;
 
     /// Calls the cache line at `p`, which need not be valid, into the cache.
     #[inline(always)]
@@ -276,6 +280,14 @@ unsafe impl Simd for Baseline {
     unsafe fn largest(a: [f32; 8]) -> f32 {
         a.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
+    #[inline(always)]
+    unsafe fn if_greater(a: [f32; 8], b: [f32; 8], yes: [f32; 8], no: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| if a[i] > b[i] { yes[i] } else { no[i] })
+    }
+    #[inline(always)]
+    unsafe fn at_least(a: [f32; 8], b: [f32; 8]) -> u32 {
+        (0..8).fold(0, |bits, i| bits | (u32::from(a[i] >= b[i]) << i))
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -398,6 +410,14 @@ mod x86 {
         unsafe fn largest(a: __m512) -> f32 {
             unsafe { _mm512_reduce_max_ps(a) }
         }
+        #[inline(always)]
+        unsafe fn if_greater(a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
+            unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), no, yes) }
+        }
+        #[inline(always)]
+        unsafe fn at_least(a: __m512, b: __m512) -> u32 {
+            unsafe { u32::from(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(a, b)) }
+        }
     }
 
     #[derive(Clone, Copy)]
@@ -494,6 +514,14 @@ mod x86 {
                 _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)))
             }
         }
+        #[inline(always)]
+        unsafe fn if_greater(a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 {
+            unsafe { _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_GT_OQ>(a, b)) }
+        }
+        #[inline(always)]
+        unsafe fn at_least(a: __m256, b: __m256) -> u32 {
+            unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(a, b)) as u32 }
+        }
     }
 }
 
@@ -579,6 +607,20 @@ mod arm {
         #[inline(always)]
         unsafe fn largest(a: float32x4_t) -> f32 {
             unsafe { vmaxvq_f32(a) }
+        }
+        #[inline(always)]
+        unsafe fn if_greater(
+            a: float32x4_t,
+            b: float32x4_t,
+            yes: float32x4_t,
+            no: float32x4_t,
+        ) -> float32x4_t {
+            unsafe { vbslq_f32(vcgtq_f32(a, b), yes, no) }
+        }
+        #[inline(always)]
+        unsafe fn at_least(a: float32x4_t, b: float32x4_t) -> u32 {
+            const BITS: [u32; 4] = [1, 2, 4, 8];
+            unsafe { vaddvq_u32(vandq_u32(vcgeq_f32(a, b), vld1q_u32(BITS.as_ptr()))) }
         }
     }
 }
@@ -680,6 +722,44 @@ mod tests {
         if Level::detect() == Level::Avx512 {
             // SAFETY: a machine with AVX-512 has AVX2.
             check(|k| unsafe { x86::run_avx2(k) });
+        }
+    }
+
+    struct Comparisons<'a>(&'a [f32], &'a [f32]);
+
+    impl Kernel for Comparisons<'_> {
+        type Output = (Vec<f32>, Vec<bool>);
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) -> Self::Output {
+            let (mut chosen, mut bits) = (vec![0.0; 16], Vec::new());
+            for i in (0..16).step_by(S::LANES) {
+                // SAFETY: both hold 16 floats, and no vector is longer.
+                unsafe {
+                    let (a, b) = (S::load(self.0[i..].as_ptr()), S::load(self.1[i..].as_ptr()));
+                    let v = S::if_greater(a, b, S::splat(1.0), S::splat(-1.0));
+                    S::store(chosen[i..].as_mut_ptr(), v);
+                    let some = S::at_least(a, b);
+                    bits.extend((0..S::LANES).map(|lane| some >> lane & 1 == 1));
+                }
+            }
+            (chosen, bits)
+        }
+    }
+
+    #[test]
+    fn comparisons_take_nan_for_neither() {
+        let a: Vec<f32> =
+            (0..16).map(|i| [1.0, 2.0, f32::NAN, 3.0, f32::INFINITY][i % 5]).collect();
+        let b: Vec<f32> = (0..16).map(|i| [2.0, 2.0, 0.0, f32::NAN][i % 4]).collect();
+        let expected: (Vec<f32>, Vec<bool>) =
+            a.iter().zip(&b).map(|(a, b)| (if a > b { 1.0 } else { -1.0 }, a >= b)).unzip();
+        assert_eq!(dispatch(Comparisons(&a, &b)), expected);
+        // SAFETY: plain Rust needs no instruction set.
+        assert_eq!(unsafe { Comparisons(&a, &b).run::<Baseline>() }, expected);
+        #[cfg(target_arch = "x86_64")]
+        if Level::detect() == Level::Avx512 {
+            // SAFETY: a machine with AVX-512 has AVX2.
+            assert_eq!(unsafe { x86::run_avx2(Comparisons(&a, &b)) }, expected);
         }
     }
 

@@ -3,6 +3,7 @@
 mod crf;
 mod door;
 mod memory;
+mod upsample;
 
 use pyo3::prelude::*;
 
@@ -21,6 +22,9 @@ mod _rust {
     use crate::memory::{
         Workspace, kernel_cache_bytes, kernel_cache_limit, set_kernel_cache_limit,
     };
+
+    #[pymodule_export]
+    use crate::upsample::upsample_argmax;
 
     /// What this engine was built as and what it found.
     #[pyfunction]
