@@ -6,7 +6,9 @@ CRF: `fastseg.crf.refine(probs, image, preset="deeplab-v2")`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
@@ -168,7 +170,10 @@ class DeepLabV2(_OnEncoder):
         for conv in self.classifier.convs:
             nn.init.normal_(conv.weight, std=0.01)  # type: ignore[arg-type]
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-        self.normalized_stride = output_stride * max(1, round(1 / min(scales)))
+        # The smallest copy of the picture has at least a pixel, and in a batch of one more than a
+        # single cell at the encoder's end.
+        self.minimum_size = math.ceil(1 / min(scales))
+        self.normalized_stride = output_stride * self.minimum_size
 
     def scores(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes logits at the encoder's stride of the picture at the first scale."""
@@ -177,7 +182,8 @@ class DeepLabV2(_OnEncoder):
         for scale in self.scales:
             resized = image
             if scale != 1:
-                size = (max(1, int(height * scale)), max(1, int(width * scale)))
+                up, down = Fraction(scale).limit_denominator(64).as_integer_ratio()
+                size = (height * up // down, width * up // down)
                 resized = F.interpolate(image, size, mode="bilinear", align_corners=True)
             scores = self.stage(self.classifier, self.backbone(resized)[0])
             if logits:

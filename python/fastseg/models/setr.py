@@ -119,7 +119,7 @@ class SETR(SegmentationModel):
 
     def _embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Patches with their positions, after the class token."""
-        rows, columns = (-(-side // self.patch) for side in image.shape[-2:])
+        rows, columns = ((side + self.patch - 1) // self.patch for side in image.shape[-2:])
         size = (rows * self.patch, columns * self.patch)
         # An export is for all sizes and resizes always; to the same size changes nothing.
         exporting = torch.compiler.is_exporting()

@@ -107,7 +107,7 @@ class UNet(SegmentationModel):
             >>> create_model("unet", num_classes=2).fitting_size(388)
             572
         """
-        bottom = -(-(output + self._output_offset) // self.step)
+        bottom = (output + self._output_offset + self.step - 1) // self.step
         return bottom * self.step + self._input_offset
 
     def check_size(self, image: Tensor) -> None:
@@ -138,7 +138,13 @@ class UNet(SegmentationModel):
             height=self.fitting_size(height),
             width=self.fitting_size(width),
         )
-        return self._valid(window)[..., :height, :width], {}
+        logits = self._valid(window)
+        if torch.compiler.is_exporting():
+            # A view would record whether the picture of the export happened to fill the window.
+            rows = torch.arange(height, device=image.device)
+            columns = torch.arange(width, device=image.device)
+            return logits.index_select(-2, rows).index_select(-1, columns), {}
+        return logits[..., :height, :width], {}
 
     def _valid(self, image: Tensor) -> Tensor:
         features = image
@@ -239,6 +245,6 @@ def _mirrored(start: int, length: int, size: int, device: torch.device) -> Tenso
     steps = torch.arange(length, device=device) + start
     # A triangle wave of period 2·(size − 1); a single pixel is its own mirror image.
     last = size - 1
-    period = torch.sym_max(2 * last, 1)
+    period = max(2 * last, 1)
     phase = torch.remainder(steps, period)
     return last - (phase - last).abs()

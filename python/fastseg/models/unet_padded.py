@@ -200,7 +200,7 @@ class EncoderUNet(SegmentationModel):
         for stride, step in zip(self.strides, self.steps, strict=True):
             skip = maps.pop(stride, None)
             if skip is None:
-                height, width = (-(-side // stride) for side in image.shape[-2:])
+                height, width = ((side + stride - 1) // stride for side in image.shape[-2:])
             else:
                 height, width = skip.shape[-2:]
             features = F.interpolate(features, (height, width), mode=self.up, align_corners=align)
