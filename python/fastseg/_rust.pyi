@@ -11,6 +11,9 @@ __all__ = [
     "infer",
     "messages",
     "update",
+    "distance_transform",
+    "nearest_features",
+    "squared_distance_transform",
     "Workspace",
     "kernel_cache_bytes",
     "kernel_cache_limit",
@@ -23,6 +26,7 @@ __all__ = [
 ]
 
 _F32: TypeAlias = NDArray[np.float32]
+_U8: TypeAlias = NDArray[np.uint8]
 _Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 _Normalization: TypeAlias = Literal["none", "before", "after", "symmetric"]
 _Kernels: TypeAlias = Sequence[tuple[Kernel, float | _F32]]
@@ -35,6 +39,13 @@ def set_num_threads(threads: int) -> None: ...
 def kernel_cache_bytes() -> int: ...
 def kernel_cache_limit() -> int: ...
 def set_kernel_cache_limit(limit: int) -> None: ...
+def distance_transform(mask: _U8, shape: Sequence[int], spacing: Sequence[float]) -> _F32: ...
+def squared_distance_transform(
+    mask: _U8, shape: Sequence[int], spacing: Sequence[float]
+) -> NDArray[np.int32] | NDArray[np.int64]: ...
+def nearest_features(
+    mask: _U8, shape: Sequence[int], spacing: Sequence[float]
+) -> NDArray[np.int32]: ...
 
 @final
 class Workspace:

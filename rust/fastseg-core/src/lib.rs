@@ -2,8 +2,10 @@
 
 pub mod control;
 pub mod crf;
+pub mod distance;
 pub mod lattice;
 pub mod memory;
 pub mod simd;
+pub mod surface;
 pub mod threads;
 pub mod upsample;

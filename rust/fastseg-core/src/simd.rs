@@ -6,6 +6,8 @@
 
 use std::sync::OnceLock;
 
+pub mod blocks;
+
 /// Where [`Simd::exp2`] stops falling: far below what a probability needs, far above where products
 /// become denormal and slow.
 pub const LOWEST_EXPONENT: f32 = -80.0;
@@ -85,7 +87,7 @@ impl Level {
 /// [`dispatch`] sees to. Pointers must be valid for `LANES` floats (`n` for the `_tail` forms);
 /// they need no alignment.
 #[allow(clippy::missing_safety_doc)] // stated once, for all methods, above
-pub unsafe trait Simd: Copy {
+pub unsafe trait Simd: Copy + blocks::Blocks {
     /// The vector.
     type V: Copy;
     /// How many floats it holds.
@@ -291,7 +293,7 @@ unsafe impl Simd for Baseline {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(crate) mod x86 {
     use super::{Kernel, Simd};
     use std::arch::x86_64::*;
 
@@ -526,7 +528,7 @@ mod x86 {
 }
 
 #[cfg(target_arch = "aarch64")]
-mod arm {
+pub(crate) mod arm {
     use super::Simd;
     use std::arch::aarch64::*;
 

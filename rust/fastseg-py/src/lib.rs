@@ -1,6 +1,7 @@
 //! The Python module `fastseg._rust`: converts, releases the GIL, maps errors; no loops.
 
 mod crf;
+mod distance;
 mod door;
 mod memory;
 mod upsample;
@@ -18,6 +19,8 @@ mod _rust {
 
     #[pymodule_export]
     use crate::crf::{Kernel, Lattice, free_energy, infer, messages, update};
+    #[pymodule_export]
+    use crate::distance::{distance_transform, nearest_features, squared_distance_transform};
     #[pymodule_export]
     use crate::memory::{
         Workspace, kernel_cache_bytes, kernel_cache_limit, set_kernel_cache_limit,
