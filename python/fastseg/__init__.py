@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         models,
         threads,
     )
+    from fastseg.checkpoints import load
     from fastseg.models import create_model, list_models
     from fastseg.threads import get_num_threads, set_num_threads
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "__version__",
+    "checkpoints",
     "cli",
     "compat",
     "create_model",
@@ -42,6 +44,7 @@ __all__ = [
     "labelmaps",
     "layers",
     "list_models",
+    "load",
     "losses",
     "metrics",
     "models",
@@ -52,6 +55,7 @@ __all__ = [
 
 _SUBMODULES = frozenset(
     {
+        "checkpoints",
         "cli",
         "compat",
         "crf",
@@ -69,6 +73,7 @@ _MEMBERS = {
     "create_model": "fastseg.models",
     "get_num_threads": "fastseg.threads",
     "list_models": "fastseg.models",
+    "load": "fastseg.checkpoints",
     "set_num_threads": "fastseg.threads",
 }
 

@@ -14,6 +14,7 @@ MODULES = [
     "fastseg",
     "fastseg.crf",
     "fastseg.labelmaps",
+    "fastseg.checkpoints",
     "fastseg.layers",
     "fastseg.losses",
     "fastseg.metrics",

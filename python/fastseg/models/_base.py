@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,9 @@ class SegmentationModel(nn.Module):
         config: name and arguments: `create_model(**config)` builds the model again.
         align_corners: how native logits are enlarged to the input's size.
         stride: input pixels per native logit along an axis; 1: nothing is enlarged.
+        id2label: names of the classes by index, where a checkpoint gave them.
+        preprocessor_config: how pictures are prepared, in Hugging Face's words, where a checkpoint
+            said so.
         gradient_checkpointing: whether stages are computed again in the backward pass instead of
             kept: less memory, more time.
 
@@ -52,7 +55,7 @@ class SegmentationModel(nn.Module):
         heads returns a `SegmentationOutput` in training mode, and plain logits in evaluation mode.
     """
 
-    align_corners: ClassVar[bool] = False
+    align_corners: bool = False
     # Smallest height and width that the architecture can take.
     minimum_size: int = 1
     stride: int = 1
@@ -72,6 +75,8 @@ class SegmentationModel(nn.Module):
         self.num_classes = count(num_classes, "num_classes")
         self.in_channels = count(in_channels, "in_channels")
         self.gradient_checkpointing = False
+        self.id2label: dict[int, str] | None = None
+        self.preprocessor_config: dict[str, Any] | None = None
         self.config: dict[str, Any] = {
             "name": name,
             "num_classes": self.num_classes,
@@ -207,11 +212,15 @@ class SegmentationModel(nn.Module):
         Args:
             folder: where to write; made if missing.
         """
-        _saving.save(folder, self.state_to_save(), self.config_to_save())
+        _saving.save(folder, self.state_to_save(), self.config_to_save(), self.preprocessor_config)
 
     def state_to_save(self) -> dict[str, Tensor]:
         """The tensors that `save_pretrained` writes."""
         return dict(self.state_dict())
+
+    def state_from_saved(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What `state_to_save` wrote, under the names of `state_dict`."""
+        return state
 
     def config_to_save(self) -> dict[str, Any]:
         """The object that `save_pretrained` writes as JSON."""
@@ -271,7 +280,8 @@ class SegmentationModel(nn.Module):
                 f"{cls.__name__}.from_pretrained: {source} holds a {type(model).__name__}; call "
                 "fastseg.load, or from_pretrained of that class"
             )
-        _saving.load_state(model, _saving.read_state(folder), folder)
+        state = model.state_from_saved(_saving.read_state(folder))
+        _saving.load_state(model, state, folder)
         return model.eval()
 
 

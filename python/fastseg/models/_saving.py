@@ -16,6 +16,7 @@ from fastseg.errors import CheckpointError
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+PREPROCESSOR = "preprocessor_config.json"
 
 
 @contextmanager
@@ -39,8 +40,13 @@ def _umask() -> int:
     return mask
 
 
-def save(folder: str | Path, state: dict[str, Tensor], config: dict[str, Any]) -> None:
-    """Writes weights and configuration into a folder, which is made if missing."""
+def save(
+    folder: str | Path,
+    state: dict[str, Tensor],
+    config: dict[str, Any],
+    preprocessor: dict[str, Any] | None = None,
+) -> None:
+    """Writes weights and configurations into a folder, which is made if missing."""
     from safetensors.torch import save_file
 
     target = Path(folder)
@@ -52,6 +58,9 @@ def save(folder: str | Path, state: dict[str, Tensor], config: dict[str, Any]) -
         save_file(tensors, part, metadata={"format": "pt"})
     with renamed_when_complete(target / CONFIG) as part:
         part.write_text(text, encoding="utf-8")
+    if preprocessor is not None:
+        with renamed_when_complete(target / PREPROCESSOR) as part:
+            part.write_text(json.dumps(preprocessor, indent=2) + "\n", encoding="utf-8")
 
 
 def folder_of(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,11 +13,12 @@ from fastseg.layers.drop_path import DropPath
 from fastseg.layers.efficient_self_attention import EfficientSelfAttention
 from fastseg.layers.mix_ffn import MixFFN
 from fastseg.layers.overlap_patch_embed import OverlapPatchEmbed
+from fastseg.models import _segformer_names
 from fastseg.models._base import SegmentationModel, choice, counts
 from fastseg.models._registry import register
 
 # Widths, depths and the decoder's width: table 6 of the paper.
-_SIZES: dict[str, tuple[list[int], list[int], int]] = {
+SIZES: dict[str, tuple[list[int], list[int], int]] = {
     "b0": ([32, 64, 160, 256], [2, 2, 2, 2], 256),
     "b1": ([64, 128, 320, 512], [2, 2, 2, 2], 256),
     "b2": ([64, 128, 320, 512], [3, 4, 6, 3], 768),
@@ -213,6 +215,36 @@ class _MixTransformerModel(SegmentationModel):
         self.minimum_size = self.encoder.minimum_size()
         self.stride = 4
 
+    def state_to_save(self) -> dict[str, Tensor]:
+        """The tensors under Hugging Face's names; mmsegmentation's variant under ours."""
+        state = super().state_to_save()
+        if not self._fits_transformers():
+            return state
+        return {_segformer_names.hub_name(name): tensor for name, tensor in state.items()}
+
+    def state_from_saved(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What `state_to_save` wrote, under our names."""
+        if not self._fits_transformers():
+            return state
+        ours = {_segformer_names.hub_name(name): name for name in self.state_dict()}
+        return {ours.get(name, name): tensor for name, tensor in state.items()}
+
+    def config_to_save(self) -> dict[str, Any]:
+        """Hugging Face's configuration, with ours inside."""
+        if not self._fits_transformers():
+            return super().config_to_save()
+        eps = {self.config["norm_eps"], self.config["embed_norm_eps"]}
+        if eps != {1e-5}:
+            warnings.warn(
+                f"saved with LayerNorms of eps {sorted(eps)}; transformers computes with 1e-5 "
+                "whatever a configuration says, so its outputs will differ a little from fastseg's",
+                stacklevel=3,
+            )
+        return _segformer_names.hub_config(self.config, self.id2label)
+
+    def _fits_transformers(self) -> bool:
+        return self.config.get("decoder") != "mmseg"
+
     def _features(self, image: Tensor) -> list[Tensor]:
         checkpointing = self.gradient_checkpointing and self.training
         features: list[Tensor] = self.encoder(image, self.stage if checkpointing else None)
@@ -233,6 +265,7 @@ class SegFormer(_MixTransformerModel):
         decoder: "all_mlp" or "mmseg", which is mmsegmentation's variant of it.
         decoder_width: D, channels of the decoder.
         classifier_dropout: before the classifier, in training.
+        align_corners: how the logits are enlarged to the picture's size.
 
     Source:
         E. Xie, W. Wang, Z. Yu, A. Anandkumar, J. M. Alvarez, P. Luo: SegFormer: Simple and
@@ -251,6 +284,7 @@ class SegFormer(_MixTransformerModel):
         decoder: str,
         decoder_width: int,
         classifier_dropout: float,
+        align_corners: bool,
     ) -> None:
         super().__init__(
             name,
@@ -259,6 +293,7 @@ class SegFormer(_MixTransformerModel):
             options=options,
             encoder=encoder,
         )
+        self.align_corners = align_corners
         build = {"all_mlp": AllMLPDecoder, "mmseg": MMSegDecoder}[decoder]
         self.decoder = build(
             self.encoder.widths,
@@ -327,7 +362,7 @@ def _initialize(module: nn.Module) -> None:
 
 
 def _builder(name: str) -> Callable[..., SegmentationModel]:
-    default_widths, default_depths, default_decoder_width = _SIZES[name.removeprefix("segformer_")]
+    default_widths, default_depths, default_decoder_width = SIZES[name.removeprefix("segformer_")]
 
     def build(
         *,
@@ -345,6 +380,7 @@ def _builder(name: str) -> Callable[..., SegmentationModel]:
         strides: Sequence[int] = (4, 2, 2, 2),
         drop_path_rate: float = 0.1,
         classifier_dropout: float = 0.1,
+        align_corners: bool = False,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         norm_eps: float = 1e-5,
@@ -380,6 +416,7 @@ def _builder(name: str) -> Callable[..., SegmentationModel]:
             "decoder": decoder,
             "decoder_width": decoder_width or default_decoder_width,
             "classifier_dropout": classifier_dropout,
+            "align_corners": align_corners,
         }
         return SegFormer(
             name,
@@ -393,5 +430,5 @@ def _builder(name: str) -> Callable[..., SegmentationModel]:
     return build
 
 
-for _size in _SIZES:
+for _size in SIZES:
     register(f"segformer_{_size}")(_builder(f"segformer_{_size}"))

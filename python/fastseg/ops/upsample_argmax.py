@@ -14,12 +14,12 @@ def upsample_argmax(logits: Tensor, size: Sequence[int], *, align_corners: bool 
     """Computes the argmax over classes of bilinearly enlarged logits.
 
     Args:
-        logits: (B, K, h, w) float.
+        logits: (B, K, h, w) or (K, h, w) float.
         size: (H, W) of the result.
         align_corners: as in `torch.nn.functional.interpolate`.
 
     Returns:
-        (B, H, W) labels, int64. Of classes that are level, the first.
+        (B, H, W) or (H, W) labels, int64. Of classes that are level, the first.
 
     Raises:
         ShapeError: `logits` has other axes, no class or no pixel; `size` is not two sizes from 1.
@@ -32,6 +32,8 @@ def upsample_argmax(logits: Tensor, size: Sequence[int], *, align_corners: bool 
         >>> ops.upsample_argmax(torch.eye(2).view(1, 2, 1, 2), (1, 4))
         tensor([[[0, 0, 1, 1]]])
     """
+    if logits.ndim == 3:
+        return upsample_argmax(logits[None], size, align_corners=align_corners)[0]
     check_logits(logits)
     if len(size) != 2 or min(size) < 1:
         raise ShapeError(f"size: expected (H, W) from 1 on, got {tuple(size)}")
