@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastseg import (
+        augment,
         cli,
         compat,
         crf,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "__version__",
+    "augment",
     "checkpoints",
     "cli",
     "compat",
@@ -55,6 +57,7 @@ __all__ = [
 
 _SUBMODULES = frozenset(
     {
+        "augment",
         "checkpoints",
         "cli",
         "compat",

@@ -12,6 +12,7 @@ from types import ModuleType
 
 MODULES = [
     "fastseg",
+    "fastseg.augment",
     "fastseg.crf",
     "fastseg.labelmaps",
     "fastseg.checkpoints",
