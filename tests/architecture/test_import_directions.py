@@ -52,6 +52,7 @@ OPTIONAL = {
 # Modules that are themselves loaded only once the library that they adapt to is.
 ADAPTERS = {"metrics/_torchmetrics.py"}
 NEEDS_TORCH = {
+    "augment",
     "ops",
     "layers",
     "losses",
