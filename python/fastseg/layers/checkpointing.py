@@ -50,10 +50,14 @@ def _frozen_statistics(function: Callable[..., Any]) -> Iterator[None]:
     owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
     modules = owner.modules() if isinstance(owner, nn.Module) else ()
     norms = [m for m in modules if isinstance(m, _BatchNorm) and m.track_running_stats]
+    # Not by switching the tracking off: autograd compares what both computations keep.
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     try:
         for norm in norms:
-            norm.track_running_stats = False
+            norm.momentum = 0.0
+            norm.num_batches_tracked = None
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked = batches

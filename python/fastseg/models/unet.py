@@ -245,6 +245,7 @@ def _mirrored(start: int, length: int, size: int, device: torch.device) -> Tenso
     steps = torch.arange(length, device=device) + start
     # A triangle wave of period 2·(size − 1); a single pixel is its own mirror image.
     last = size - 1
-    period = max(2 * last, 1)
+    # As a tensor: ONNX knows no remainder by a number that is known only when it runs.
+    period = torch.full((1,), max(2 * last, 1), dtype=torch.long, device=device)
     phase = torch.remainder(steps, period)
     return last - (phase - last).abs()
