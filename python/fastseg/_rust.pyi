@@ -19,6 +19,8 @@ __all__ = [
     "kernel_cache_limit",
     "set_kernel_cache_limit",
     "upsample_argmax",
+    "upsample_confusion",
+    "upsample_top_k",
     "build_info",
     "num_threads",
     "set_num_threads",
@@ -123,6 +125,19 @@ def free_energy(
 # (B, K, h, w); 16-bit floats come as their bits.
 _Logits: TypeAlias = NDArray[np.float32] | NDArray[np.float64] | NDArray[np.uint16]
 
+_Target: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int32] | NDArray[np.int64]
+
 def upsample_argmax(
     logits: _Logits, *, height: int, width: int, align_corners: bool, brain: bool
 ) -> NDArray[Any]: ...
+def upsample_confusion(
+    logits: _Logits,
+    target: _Target,
+    *,
+    align_corners: bool,
+    brain: bool,
+    ignore_index: int | None,
+) -> NDArray[np.int64]: ...
+def upsample_top_k(
+    logits: _Logits, *, height: int, width: int, align_corners: bool, brain: bool, k: int
+) -> tuple[NDArray[Any], _F32]: ...

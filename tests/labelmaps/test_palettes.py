@@ -31,6 +31,16 @@ def test_cityscapes_colours():
     assert len({tuple(color) for color in colors.tolist()}) == 19
 
 
+def test_ade20k_colours():
+    colors = palette("ade20k")
+    assert colors.shape == (150, 3)
+    known = {0: (120, 120, 120), 2: (6, 230, 230), 12: (150, 5, 61), 20: (0, 102, 200)}
+    known |= {60: (11, 200, 200), 104: (8, 184, 170), 149: (92, 0, 255)}
+    assert {label: tuple(colors[label].tolist()) for label in known} == known
+    # road and fireplace share their grey.
+    assert len({tuple(color) for color in colors.tolist()}) == 149
+
+
 @pytest.mark.parametrize("name", ["voc", "distinct"])
 def test_colours_do_not_repeat(name):
     colors = palette(name, 256)
@@ -67,7 +77,7 @@ def test_own_colours():
 
 
 def test_unknown_and_short_palettes():
-    with pytest.raises(ParameterError, match=r"'ade'.*voc, cityscapes, distinct"):
+    with pytest.raises(ParameterError, match=r"'ade'.*voc, cityscapes, ade20k, distinct"):
         palette("ade")
     with pytest.raises(ParameterError, match="19 colours, 20"):
         palette("cityscapes", 20)

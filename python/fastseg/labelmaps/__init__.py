@@ -13,5 +13,20 @@ Example:
 from fastseg.labelmaps.overlay import contours, overlay
 from fastseg.labelmaps.palettes import PALETTES, colorize, palette
 from fastseg.labelmaps.upsample_argmax import upsample_argmax
+from fastseg.labelmaps.upsample_confidence import Confidence, upsample_confidence
+from fastseg.labelmaps.upsample_confusion import upsample_confusion
+from fastseg.labelmaps.upsample_top_k import TopK, upsample_top_k
 
-__all__ = ["PALETTES", "colorize", "contours", "overlay", "palette", "upsample_argmax"]
+__all__ = [
+    "Confidence",
+    "PALETTES",
+    "TopK",
+    "colorize",
+    "contours",
+    "overlay",
+    "palette",
+    "upsample_argmax",
+    "upsample_confidence",
+    "upsample_confusion",
+    "upsample_top_k",
+]

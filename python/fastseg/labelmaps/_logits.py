@@ -56,12 +56,16 @@ def as_logits(logits: Any) -> Logits:
     brain = (
         torch is not None and isinstance(logits, torch.Tensor) and logits.dtype == torch.bfloat16
     )
+    if torch is not None and isinstance(logits, torch.Tensor):
+        # Labels and probabilities keep their own types: they go back as from integers.
+        _, restore = to_numpy("logits", logits.new_empty(0, dtype=torch.uint8))
+    else:
+        restore = _unchanged
     if brain and torch is not None:
         # NumPy has no bfloat16: its bits travel as integers.
-        array, restore = to_numpy("logits", logits.detach().view(torch.int16))
-        values = array.view(np.uint16)
+        values = to_numpy("logits", logits.detach().view(torch.int16))[0].view(np.uint16)
     else:
-        values, restore = to_numpy("logits", logits)
+        values, _ = to_numpy("logits", logits)
         require_float("logits", values, "take scores before the argmax")
         if values.dtype.itemsize not in (2, 4, 8):
             raise DtypeError(f"logits must be float16, float32 or float64, got {values.dtype}")
@@ -78,6 +82,10 @@ def as_logits(logits: Any) -> Logits:
             f"logits must have at least one class and one pixel, got (K, h, w) = {values.shape[1:]}"
         )
     return Logits(values, brain, batched, restore)
+
+
+def _unchanged(result: NDArray[Any]) -> NDArray[Any]:
+    return result
 
 
 def as_size(size: Any) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from fastseg import _rust
 from fastseg.labelmaps._logits import as_logits, as_size
 
 
-def upsample_argmax(logits: Any, size: Any, *, align_corners: bool = False) -> Any:
+def upsample_argmax(logits: Any, size: tuple[int, int], *, align_corners: bool = False) -> Any:
     """Return the likeliest class of every pixel of bilinearly resampled logits.
 
     The result is that of interpolating and taking the argmax, but nothing of the size K·H·W is

@@ -27,7 +27,7 @@ mod _rust {
     };
 
     #[pymodule_export]
-    use crate::upsample::upsample_argmax;
+    use crate::upsample::{upsample_argmax, upsample_confusion, upsample_top_k};
 
     /// What this engine was built as and what it found.
     #[pyfunction]

@@ -6,7 +6,6 @@
 //! classes that can win are evaluated at every pixel.
 
 use super::cell::{Cell, MAX_LANES};
-use super::logits;
 use super::tile::{Label, Output, Planes, Resampling, Tile};
 use crate::simd::{Kernel, Simd, dispatch};
 
@@ -96,7 +95,7 @@ impl<T: Label> LabelTile<'_, T> {
     unsafe fn survey<S: Simd, const MIXED: bool>(&mut self) {
         let window = self.tile.window();
         let own = &mut *self.own;
-        let (plane, pitch) = (own.planes.plane, own.planes.pitch);
+        let plane = own.planes.plane;
         let classes = self.job.classes();
         let vectors = self.tile.cells_x.len().next_multiple_of(S::LANES);
         own.low.fill(f32::NEG_INFINITY);
@@ -106,18 +105,9 @@ impl<T: Label> LabelTile<'_, T> {
         own.finite.fill(0.0);
         for first in (0..classes).step_by(GROUP) {
             let channels = first..(first + GROUP).min(classes);
-            let to = own.planes.start(first);
-            // SAFETY: the planes have room for the tile's corners and a vector more.
+            // SAFETY: the planes have room for the tile; the cells' arrays are as large as a plane.
             unsafe {
-                logits::read(self.job.logits, &window, channels.clone(), to, plane, pitch);
-                for row in 0..channels.len() * window.rows {
-                    let (channel, row) = (row / window.rows, row % window.rows);
-                    let end = to.add(channel * plane + row * pitch);
-                    let last = *end.add(window.columns - 1);
-                    for x in window.columns..=vectors {
-                        *end.add(x) = last;
-                    }
-                }
+                let to = own.planes.read(self.job, self.tile, channels.clone(), vectors);
                 if channels.len() == GROUP {
                     Self::observe::<S, GROUP, MIXED>(own, to, window.rows, vectors, first);
                 } else {
@@ -282,18 +272,7 @@ impl<T: Label> LabelTile<'_, T> {
                 if pixels.is_empty() {
                     continue;
                 }
-                let shift = self.job.columns.shift(column);
-                let cell = Cell {
-                    corner: own.planes.corner(row, x + lane),
-                    plane,
-                    pitch,
-                    weights_x: self.job.columns.weights(column).as_ptr(),
-                    weights_y: own.planes.rows[shift].as_ptr(),
-                    shift,
-                    columns: pixels.len(),
-                    rows,
-                    same: self.job.same(),
-                };
+                let cell = own.planes.cell(self.job, column, (row, x + lane), rows);
                 // SAFETY: the planes and weights are those of this cell, and its pixels the tile's.
                 unsafe {
                     let to = output.at(0, pixels.start - self.tile.pixels_x.start);

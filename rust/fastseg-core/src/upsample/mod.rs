@@ -2,15 +2,19 @@
 
 mod argmax;
 mod cell;
+mod confusion;
 mod grid;
 mod logits;
 mod tile;
+mod top_k;
 
+pub use confusion::{Target, confusion};
 pub use logits::{Logits, OutOfBounds, Values};
 pub use tile::Label;
+pub use top_k::top_k;
 
 use argmax::Labeller;
-use tile::{Output, Resampling, for_each_tile, tiles};
+use tile::{Output, Resampling, Tile, for_each_tile, tiles};
 
 use crate::control::{Cancelled, Control};
 
@@ -21,6 +25,15 @@ pub enum UpsampleError {
     Size,
     /// There are no classes, or nothing to take samples from.
     Empty,
+    /// The number of classes asked for is not in `1..=K`.
+    Count,
+    /// A target is no class.
+    Label {
+        /// Where: the pixel's number in the batch.
+        position: usize,
+        /// The target.
+        value: i64,
+    },
     /// The computation was asked to stop.
     Cancelled,
 }
@@ -43,18 +56,8 @@ pub fn argmax<T: Label>(
     labels: &mut [T],
     control: &Control,
 ) -> Result<(), UpsampleError> {
-    let [items, classes, height, width] = logits.shape();
     let job = Resampling::new(logits, size, align_corners);
-    if labels.len() != items * job.pixels() {
-        return Err(UpsampleError::Size);
-    }
-    if labels.is_empty() {
-        return Ok(());
-    }
-    if classes == 0 || height == 0 || width == 0 {
-        return Err(UpsampleError::Empty);
-    }
-    let tiles = tiles(&job);
+    let tiles = prepared(&job, labels.len())?;
     let output = Output { start: labels.as_mut_ptr(), pitch: size.1 };
     for_each_tile(
         &tiles,
@@ -67,6 +70,22 @@ pub fn argmax<T: Label>(
                 own.label(&job, tile, output.at(row, tile.pixels_x.start));
             }
         },
+        drop,
     )?;
     Ok(())
+}
+
+/// The tiles of a resampling, if it makes as many pixels as there is room for.
+fn prepared(job: &Resampling, room: usize) -> Result<Vec<Tile>, UpsampleError> {
+    let [items, classes, height, width] = job.logits.shape();
+    if room != items * job.pixels() {
+        return Err(UpsampleError::Size);
+    }
+    if room == 0 {
+        return Ok(Vec::new());
+    }
+    if classes == 0 || height == 0 || width == 0 {
+        return Err(UpsampleError::Empty);
+    }
+    Ok(tiles(job))
 }

@@ -4,8 +4,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::cell::Cell;
 use super::grid::{Axis, Columns};
-use super::logits::{Logits, Window};
+use super::logits::{self, Logits, Window};
 use crate::control::{Cancelled, Control};
 use crate::simd::Level;
 
@@ -118,12 +119,13 @@ fn split(range: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>>
     range.step_by(size).map(move |start| start..(start + size).min(end))
 }
 
-/// Calls `work` on each tile, with something that `begin` makes for each thread.
+/// Calls `work` on each tile, with something that `begin` makes for each thread and `end` takes.
 pub fn for_each_tile<W>(
     tiles: &[Tile],
     control: &Control,
     begin: impl Fn() -> W + Sync,
     work: impl Fn(&mut W, &Tile) + Sync,
+    end: impl Fn(W) + Sync,
 ) -> Result<(), Cancelled> {
     let next = AtomicUsize::new(0);
     let outcome = Mutex::new(Ok(()));
@@ -135,6 +137,9 @@ pub fn for_each_tile<W>(
                 return;
             }
             work(own.get_or_insert_with(&begin), tile);
+        }
+        if let Some(own) = own {
+            end(own);
         }
     };
     let threads = rayon::current_num_threads().min(tiles.len());
@@ -178,14 +183,59 @@ impl Planes {
         }
     }
 
-    /// The first value of a plane.
-    pub fn start(&mut self, channel: usize) -> *mut f32 {
-        self.values[channel * self.plane..].as_mut_ptr()
+    /// Reads some channels of a tile, `columns` cells wide: those beyond the tile's repeat the
+    /// last. Returns the first value of the first of these planes.
+    ///
+    /// # Safety
+    /// The planes must be made for tiles of this size, and `columns` for no more than a vector
+    /// beyond the tile's.
+    #[inline(always)]
+    pub unsafe fn read(
+        &mut self,
+        job: &Resampling,
+        tile: &Tile,
+        channels: Range<usize>,
+        columns: usize,
+    ) -> *mut f32 {
+        let window = tile.window();
+        let (plane, pitch) = (self.plane, self.pitch);
+        let planes = self.values[channels.start * plane..].as_mut_ptr();
+        let count = channels.len();
+        // SAFETY: as the caller.
+        unsafe {
+            logits::read(job.logits, &window, channels, planes, plane, pitch);
+            for row in 0..count * window.rows {
+                let row = row / window.rows * plane + row % window.rows * pitch;
+                let row = planes.add(row);
+                let last = *row.add(window.columns - 1);
+                for x in window.columns..=columns {
+                    *row.add(x) = last;
+                }
+            }
+        }
+        planes
     }
 
-    /// The corner of a cell, counted in the tile, in the first plane.
+    /// A corner of the first plane, counted in the tile.
     pub fn corner(&self, row: usize, column: usize) -> *const f32 {
         self.values[row * self.pitch + column..].as_ptr()
+    }
+
+    /// The cell in a column of the logits, whose row and column in the tile are `at`, with `rows`
+    /// rows of pixels.
+    pub fn cell(&self, job: &Resampling, column: usize, at: (usize, usize), rows: usize) -> Cell {
+        let shift = job.columns.shift(column);
+        Cell {
+            corner: self.corner(at.0, at.1),
+            plane: self.plane,
+            pitch: self.pitch,
+            weights_x: job.columns.weights(column).as_ptr(),
+            weights_y: self.rows[shift].as_ptr(),
+            shift,
+            columns: job.x.inside(column).len(),
+            rows,
+            same: job.same(),
+        }
     }
 
     /// Prepares the row weights for a row of pixels of cells.
