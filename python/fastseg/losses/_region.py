@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from fastseg._checks import number, one_of
 from fastseg.losses import _pixels
@@ -31,8 +32,11 @@ class Overlap(NamedTuple):
     any_counted: Tensor
 
 
+Score: TypeAlias = Callable[[Overlap, float], tuple[Tensor, Tensor]]
+
+
 def region_loss(
-    score: Callable[[Overlap, float], tuple[Tensor, Tensor]],
+    score: Score,
     logits: Tensor,
     target: Tensor,
     *,
@@ -59,7 +63,26 @@ def region_loss(
         gamma: exponent of the loss of a region.
     """
     check_region_options(smooth=smooth, absent=absent, gamma=gamma)
-    overlap = overlaps(logits, target, ignore_index, per_image=per_image, multilabel=multilabel)
+    given: _pixels.Pixels | _pixels.Masks
+    if multilabel or (isinstance(logits, Tensor) and logits.ndim > 1 and logits.shape[1] == 1):
+        given = _pixels.masks(logits, target, ignore_index)
+    else:
+        given = _pixels.pixels(logits, target, ignore_index)
+    overlap = overlaps(given, per_image=per_image)
+    weight = weights_for(class_weight, given.logits)
+    return mean_of_regions(score, overlap, smooth=smooth, absent=absent, gamma=gamma, weight=weight)
+
+
+def mean_of_regions(
+    score: Score,
+    overlap: Overlap,
+    *,
+    smooth: float,
+    absent: Absent,
+    gamma: float = 1.0,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """The same, of overlaps, with (K,) weights of the classes."""
     numerator, denominator = score(overlap, smooth)
     nothing = denominator <= 0  # neither predicted nor true, and no smoothing: a perfect match
     ratio = numerator / denominator.masked_fill(nothing, 1)
@@ -71,23 +94,20 @@ def region_loss(
     part = overlap.any_counted.unsqueeze(1).expand_as(loss)
     if absent == "skip":
         part = part & (overlap.true > 0)
-    weight = part.to(loss.dtype)
-    given = weights_for(class_weight, loss)
-    if given is not None:
-        weight = weight * given
-    total = weight.sum(1)
-    each = (loss * weight).sum(1) / total.masked_fill(total == 0, 1)
+    share = part.to(loss.dtype)
+    if weight is not None:
+        share = share * weight
+    total = share.sum(1)
+    each = (loss * share).sum(1) / total.masked_fill(total == 0, 1)
     return each.sum() / (total > 0).sum().clamp(min=1)
 
 
-def overlaps(
-    logits: Tensor, target: Tensor, ignore_index: int | None, *, per_image: bool, multilabel: bool
-) -> Overlap:
-    """Sums over pixels, of each image or of the batch; softmax unless K is 1 or `multilabel`."""
-    if multilabel or (isinstance(logits, Tensor) and logits.ndim > 1 and logits.shape[1] == 1):
-        sums = _mask_overlaps(_pixels.masks(logits, target, ignore_index))
+def overlaps(given: _pixels.Pixels | _pixels.Masks, *, per_image: bool) -> Overlap:
+    """Sums over pixels, of each image or of the batch: softmax of labels, sigmoids of masks."""
+    if isinstance(given, _pixels.Masks):
+        sums = _mask_overlaps(given)
     else:
-        sums = _class_overlaps(_pixels.pixels(logits, target, ignore_index))
+        sums = _class_overlaps(given)
     if per_image:
         return sums
     inside, predicted, true, any_counted = sums
@@ -141,12 +161,38 @@ def _sums_by_class(values: Tensor, target: Tensor, classes: int) -> Tensor:
 
 def _mask_overlaps(given: _pixels.Masks) -> Overlap:
     logits, masks, counted = given
-    probs = logits.sigmoid()
     if counted is None:
         any_counted = torch.full(
             (logits.shape[0],), logits.shape[2] > 0, dtype=torch.bool, device=logits.device
         )
+        weight = None
     else:
-        probs = probs * counted
         any_counted = counted.flatten(1).any(1)
-    return Overlap((probs * masks).sum(2), probs.sum(2), masks.sum(2), any_counted)
+        weight = counted.to(logits.dtype).expand_as(logits)
+    inside, predicted = _SigmoidSums.apply(logits, masks, weight)
+    return Overlap(inside, predicted, masks.sum(2), any_counted)
+
+
+class _SigmoidSums(torch.autograd.Function):
+    """Sums over pixels of sigmoids, in the masks and everywhere, with one pass for the gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, masks: Tensor, weight: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        probs = logits.sigmoid()
+        ctx.save_for_backward(probs, masks, weight)
+        everywhere = probs if weight is None else probs * weight
+        return (probs * masks).sum(2), everywhere.sum(2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        probs, masks, weight = ctx.saved_tensors
+        inside, everywhere = (gradient.unsqueeze(2) for gradient in gradients)
+        gradient = masks * inside
+        if weight is None:
+            gradient.add_(everywhere)
+        else:
+            gradient.addcmul_(weight, everywhere)
+        return torch.ops.aten.sigmoid_backward(gradient, probs), None, None

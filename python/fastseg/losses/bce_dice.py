@@ -8,8 +8,13 @@ from torch.nn import functional as F
 from fastseg._checks import number
 from fastseg.losses import _pixels
 from fastseg.losses._module import LossModule
-from fastseg.losses._region import Absent, check_region_options
-from fastseg.losses.dice import dice_loss
+from fastseg.losses._region import (
+    Absent,
+    check_region_options,
+    mean_of_regions,
+    overlaps,
+)
+from fastseg.losses.dice import dice_score
 
 
 def bce_dice_loss(
@@ -61,19 +66,13 @@ def bce_dice_loss(
         0.8466
     """
     _check_options(bce_weight, dice_weight)
+    check_region_options(smooth=smooth, absent=absent)
     given = _pixels.masks(logits, target, ignore_index)
     bce = F.binary_cross_entropy_with_logits(given.logits, given.masks, reduction="none")
     if given.counted is not None:
         bce = bce.masked_fill(~given.counted, 0)
-    dice = dice_loss(
-        logits,
-        target,
-        ignore_index=ignore_index,
-        smooth=smooth,
-        absent=absent,
-        per_image=per_image,
-        multilabel=True,
-    )
+    overlap = overlaps(given, per_image=per_image)
+    dice = mean_of_regions(dice_score, overlap, smooth=smooth, absent=absent)
     return bce_weight * _pixels.mean_over(bce, given.counted) + dice_weight * dice
 
 

@@ -64,7 +64,7 @@ def dice_loss(
         0.0
     """
     return region_loss(
-        _dice,
+        dice_score,
         logits,
         target,
         ignore_index=ignore_index,
@@ -76,7 +76,8 @@ def dice_loss(
     )
 
 
-def _dice(overlap: Overlap, smooth: float) -> tuple[Tensor, Tensor]:
+def dice_score(overlap: Overlap, smooth: float) -> tuple[Tensor, Tensor]:
+    """Numerator and denominator of Dice."""
     return 2 * overlap.inside + smooth, overlap.predicted + overlap.true + smooth
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from fastseg._checks import number
@@ -60,18 +63,61 @@ def sigmoid_focal_loss(
     """
     _check_options(gamma, alpha)
     given = _pixels.masks(logits, target, ignore_index)
-    masks = given.masks
-    loss = F.binary_cross_entropy_with_logits(given.logits, masks, reduction="none")
-    if gamma:
-        probs = given.logits.sigmoid()
-        # 1 - p_t = p + t - 2 p t; never 0, where the power's derivative may be infinite.
-        wrong = torch.lerp(probs, 1 - probs, masks)
-        loss = wrong.clamp(min=torch.finfo(loss.dtype).tiny).pow(gamma) * loss
-    if alpha is not None:
-        loss = loss * (masks * (2 * alpha - 1) + (1 - alpha))
+    loss: Tensor = _FocalTerm.apply(given.logits, given.masks, gamma, alpha)
     if given.counted is not None:
         loss = loss.masked_fill(~given.counted, 0)
     return _pixels.mean_over(loss, given.counted)
+
+
+class _FocalTerm(torch.autograd.Function):
+    """α_t w ** γ bce of each element, with w = 1 - p_t = p + m - 2 p m.
+
+    The derivative in closed form, computed again from logits and masks: autograd would keep, and
+    pass over, twice as many arrays.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, masks: Tensor, gamma: float, alpha: float | None
+    ) -> Tensor:
+        ctx.save_for_backward(logits, masks)
+        ctx.gamma, ctx.alpha = gamma, alpha
+        loss = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
+        if gamma:
+            loss.mul_(_power(_wrong(logits.sigmoid(), masks), gamma))
+        return loss if alpha is None else loss.mul_(_balance(masks, alpha))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        logits, masks = ctx.saved_tensors
+        gamma, alpha = ctx.gamma, ctx.alpha
+        probs = logits.sigmoid()
+        slope = probs - masks
+        if gamma:
+            # γ w ** (γ - 1) p (1 - p) (1 - 2 m) bce + w ** γ (p - m)
+            wrong = _wrong(probs, masks)
+            bce = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
+            bce.mul_(gamma).mul_(probs).mul_(probs.neg_().add_(1)).addcmul_(bce, masks, value=-2)
+            slope.mul_(wrong).add_(bce)
+            slope.mul_(_power(wrong, gamma - 1))
+        if alpha is not None:
+            slope.mul_(_balance(masks, alpha))
+        return slope.mul_(gradients[0]), None, None, None
+
+
+def _wrong(probs: Tensor, masks: Tensor) -> Tensor:
+    """1 - p_t, never 0, where the power's derivative may be infinite."""
+    wrong = torch.addcmul(probs + masks, probs, masks, value=-2)
+    return wrong.clamp_(min=torch.finfo(wrong.dtype).tiny)
+
+
+def _power(base: Tensor, exponent: float) -> Tensor:
+    return base if exponent == 1 else base.pow(exponent)
+
+
+def _balance(masks: Tensor, alpha: float) -> Tensor:
+    return (masks * (2 * alpha - 1)).add_(1 - alpha)
 
 
 def _check_options(gamma: float, alpha: float | None) -> None:
