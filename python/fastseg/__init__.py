@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastseg import (
+        acceleration,
         augment,
         cli,
         compat,
         crf,
         errors,
+        inference,
         labelmaps,
         layers,
         losses,
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
         models,
         threads,
     )
+    from fastseg.acceleration import accelerate, acceleration_report, restore
     from fastseg.checkpoints import load
+    from fastseg.inference.predict import predict
     from fastseg.models import create_model, list_models
     from fastseg.threads import get_num_threads, set_num_threads
 
@@ -35,6 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "__version__",
+    "accelerate",
+    "acceleration",
+    "acceleration_report",
     "augment",
     "checkpoints",
     "cli",
@@ -43,6 +50,7 @@ __all__ = [
     "crf",
     "errors",
     "get_num_threads",
+    "inference",
     "labelmaps",
     "layers",
     "list_models",
@@ -51,18 +59,22 @@ __all__ = [
     "metrics",
     "models",
     "ops",
+    "predict",
+    "restore",
     "set_num_threads",
     "threads",
 ]
 
 _SUBMODULES = frozenset(
     {
+        "acceleration",
         "augment",
         "checkpoints",
         "cli",
         "compat",
         "crf",
         "errors",
+        "inference",
         "labelmaps",
         "layers",
         "losses",
@@ -73,10 +85,14 @@ _SUBMODULES = frozenset(
     }
 )
 _MEMBERS = {
+    "accelerate": "fastseg.acceleration",
+    "acceleration_report": "fastseg.acceleration",
     "create_model": "fastseg.models",
     "get_num_threads": "fastseg.threads",
     "list_models": "fastseg.models",
     "load": "fastseg.checkpoints",
+    "predict": "fastseg.inference",
+    "restore": "fastseg.acceleration",
     "set_num_threads": "fastseg.threads",
 }
 

@@ -13,7 +13,9 @@ from types import ModuleType
 MODULES = [
     "fastseg",
     "fastseg.augment",
+    "fastseg.acceleration",
     "fastseg.crf",
+    "fastseg.inference",
     "fastseg.labelmaps",
     "fastseg.checkpoints",
     "fastseg.layers",

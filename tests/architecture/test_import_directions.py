@@ -29,7 +29,7 @@ ALLOWED = {
     "losses": BASE | {"ops"},
     "models": BASE | {"ops", "layers"},
     "checkpoints": BASE | {"ops", "layers", "models"},
-    "accelerate": BASE | {"ops", "layers", "models"},
+    "acceleration": BASE | {"ops", "layers", "models"},
     "inference": APPLICATION | {"_pictures"},
     "training": APPLICATION | {"inference", "losses"},
     "compat": ENGINE | {"crf", "labelmaps", "metrics"},
@@ -58,7 +58,7 @@ NEEDS_TORCH = {
     "losses",
     "models",
     "checkpoints",
-    "accelerate",
+    "acceleration",
     "inference",
     "training",
 }
