@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from fastseg import losses
 from fastseg.errors import DtypeError, LabelError, ParameterError, ShapeError
-from fastseg.models import SegmentationOutput
+from fastseg.models import SegmentationOutput, create_model
 from losses.cases import IGNORE, scene
 
 
@@ -120,10 +120,34 @@ class TestClassPresence:
         there = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
         loss = losses.ClassPresenceLoss(num_classes=1, ignore_index=255)
         for mask in (target, target.unsqueeze(1), target.double()):
-            expected = F.binary_cross_entropy_with_logits(two, torch.cat([1 - there, there], 1))
+            expected = F.cross_entropy(two, there.long().flatten())
             torch.testing.assert_close(loss(two, mask), expected)
             expected = F.binary_cross_entropy_with_logits(two[:, :1], there)
             torch.testing.assert_close(loss(two[:, :1], mask), expected)
+
+    @pytest.mark.parametrize("classes", [2, 3])
+    def test_anything_but_background(self, classes):
+        target = torch.zeros(2, 4, 4, dtype=torch.long)
+        target[1, 2, 3] = classes - 1
+        logits = torch.randn(2, 2, dtype=torch.float64)
+        got = losses.class_presence_loss(logits, target, num_classes=classes)
+        torch.testing.assert_close(got, F.cross_entropy(logits, torch.tensor([0, 1])))
+
+    def test_trains_the_module_of_unet3p(self):
+        model = create_model(
+            "unet3p",
+            num_classes=1,
+            widths=[2, 4],
+            branch=2,
+            deep_supervision=True,
+            classification=True,
+        )
+        target = torch.zeros(2, 16, 16, dtype=torch.long)
+        target[1, :4] = 1
+        loss = losses.DeepSupervisionLoss(losses.IoULoss(), auxiliary_weight=1)
+        loss(model(torch.rand(2, 3, 16, 16)), target).backward()
+        missing = [name for name, p in model.named_parameters() if p.grad is None]
+        assert not missing
 
     def test_masks_of_all_classes(self):
         masks = torch.zeros(1, 3, 4, 4, dtype=torch.bool)
@@ -147,8 +171,8 @@ class TestClassPresence:
         target = torch.zeros(1, 4, 4, dtype=torch.long)
         with pytest.raises(ShapeError, match=r"\(B, 1\) or \(B, 2\)"):
             losses.class_presence_loss(torch.zeros(1, 3), target, num_classes=1)
-        with pytest.raises(ShapeError, match=r"\(B, 3\)"):
-            losses.class_presence_loss(torch.zeros(1, 2), target, num_classes=3)
+        with pytest.raises(ShapeError, match=r"\(B, 2\) or \(B, 3\)"):
+            losses.class_presence_loss(torch.zeros(1, 4), target, num_classes=3)
         with pytest.raises(LabelError, match="7"):
             losses.class_presence_loss(torch.zeros(1, 3), target + 7, num_classes=3)
         with pytest.raises(ShapeError, match="target"):

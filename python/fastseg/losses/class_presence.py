@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,14 +14,15 @@ from fastseg.losses._module import LossModule
 def class_presence_loss(
     logits: Tensor, target: Tensor, *, num_classes: int, ignore_index: int | None = None
 ) -> Tensor:
-    """Binary cross entropy of whether a class has any pixel in the target.
+    """Cross entropy of whether anything, or each class, has any pixel in the target.
 
     Args:
-        logits: (B, K) float: column k says that class k is there. With K = 1 also (B, 2): that the
-            foreground is not there, and that it is.
+        logits: (B, 2) float, "nothing" and "something", as U-Net 3+'s module gives them: their
+            softmax against whether there is foreground. Or (B, K), K other than 2: column k's
+            sigmoid against whether class k is there.
         target: (B, *S) integer labels in 0 … K - 1 (K = 1: 0 and 1), or `ignore_index`. With K = 1
             or the masks of all classes also (B, K, *S), bool, integer or float in 0 … 1.
-        num_classes: K, that of the segmentation.
+        num_classes: K, that of the segmentation. Of more than one, the first is the background.
         ignore_index: label of pixels that do not count; None: all count.
 
     Returns:
@@ -54,7 +54,7 @@ def class_presence_loss(
     for name, value in (("logits", logits), ("target", target)):
         if not isinstance(value, Tensor):
             raise DtypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
-    columns = (1, 2) if num_classes == 1 else (num_classes,)
+    columns = sorted({2, num_classes})
     if logits.ndim != 2 or logits.shape[1] not in columns:
         wanted = " or ".join(f"(B, {column})" for column in columns)
         raise ShapeError(
@@ -68,11 +68,14 @@ def class_presence_loss(
     like = logits[:, :1, None].detach().expand(-1, num_classes, flat.shape[-1])
     given = _pixels.masks(like, flat, ignore_index)
     present = (given.masks > 0).any(2)
-    if logits.shape[1] != num_classes:
-        present = torch.cat([~present, present], 1)
-    loss = F.binary_cross_entropy_with_logits(
-        logits.to(given.logits.dtype), present.to(given.logits.dtype), reduction="none"
-    )
+    scores = logits.to(given.logits.dtype)
+    if logits.shape[1] == 2:
+        something = present[:, -max(num_classes - 1, 1) :].any(1)
+        loss = F.cross_entropy(scores, something.long(), reduction="none").unsqueeze(1)
+    else:
+        loss = F.binary_cross_entropy_with_logits(
+            scores, present.to(scores.dtype), reduction="none"
+        )
     if given.counted is None:
         return _pixels.mean_over(loss, None)
     some = given.counted.flatten(1).any(1, keepdim=True)
