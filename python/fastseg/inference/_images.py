@@ -91,7 +91,7 @@ def _from_array(pixels: NDArray[Any], channels: int | None, name: str) -> Pictur
         raise DtypeError(
             f"{name}: expected uint8, uint16 or floating point values, got {pixels.dtype}"
         )
-    if pixels.dtype == np.uint16:
+    if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2:
         # Sixteen bits are eight with more steps between them.
         pixels = pixels.astype(np.float32) / np.float32(257)
     elif pixels.dtype == np.bool_:
@@ -157,6 +157,8 @@ def _in_range(values: Tensor, name: str) -> Tensor:
         return values
     if values.dtype == torch.bool:
         return values.to(torch.uint8) * 255
+    if values.dtype == torch.uint16:
+        return values.to(torch.float32) / 257
     if values.is_complex():
         raise DtypeError(f"{name}: expected real values, got {values.dtype}")
     low, high = (float(value) for value in values.aminmax())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastseg import ops
+from fastseg import labelmaps, ops
 
 _EIGHT_BITS = 256
 
@@ -27,7 +27,10 @@ def labels_of(
     """
     if len(scores) == 1:
         return (enlarged(scores, size, align_corners=align_corners)[0] > threshold).to(torch.uint8)
-    labels: Tensor = ops.upsample_argmax(scores[None], size, align_corners=align_corners)[0]
+    if scores.device.type == "cpu":
+        labels: Tensor = labelmaps.upsample_argmax(scores, size, align_corners=align_corners)
+        return labels
+    labels = ops.upsample_argmax(scores[None], size, align_corners=align_corners)[0]
     return labels.to(torch.uint8 if len(scores) <= _EIGHT_BITS else torch.int32)
 
 

@@ -394,9 +394,7 @@ class _Slide:
             cell = found[0].cell
             if len(passes) == 1:
                 return scores, (int(scores.shape[1]) * cell, int(scores.shape[2]) * cell)
-            # Cells beyond the edge would turn up on the other side of a flipped picture.
-            height, width = (-(-int(side) // cell) for side in values.shape[1:])
-            scores = look.seen(scores[:, :height, :width])
+            scores = look.seen(scores)
             if sums is not None:
                 size = (int(sums.shape[1]), int(sums.shape[2]))
                 scores = enlarged(scores, size, align_corners=self.scorer.align_corners)

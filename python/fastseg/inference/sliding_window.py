@@ -87,6 +87,7 @@ def bands(
         _starts(_rounded_up(size, cell), length, step, cell)
         for size, length, step in zip((height, width), window, stride, strict=True)
     )
+    inside = -(-width // cell)
     total, done = len(rows) * len(columns), 0
     cells = (window[0] // cell, window[1] // cell)
     across = torch.zeros(columns[-1] // cell + cells[1])
@@ -112,7 +113,9 @@ def bands(
         following = rows[index + 1] if index + 1 < len(rows) else top + window[0]
         finished = (following - top) // cell
         weight = (down[:finished, None] * across).to(sums.device)
-        yield Band(top // cell, sums[:, :finished] / weight, cell)
+        scores = sums[:, :finished] / weight
+        # Cells of nothing but padding would mix into the last pixels.
+        yield Band(top // cell, scores[:, : -(-height // cell) - top // cell, :inside], cell)
         sums[:, : cells[0] - finished] = sums[:, finished:].clone()
         sums[:, cells[0] - finished :] = 0
         down = torch.cat([down[finished:], torch.zeros(finished)])
