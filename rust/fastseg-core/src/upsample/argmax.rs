@@ -50,53 +50,46 @@ impl Labeller {
     /// # Safety
     /// `output` must begin at the tile's first pixel and hold all of them.
     pub unsafe fn label<T: Label>(&mut self, job: &Resampling, tile: &Tile, output: Output<T>) {
+        dispatch(Survey { own: self, job, tile });
         dispatch(LabelTile { own: self, job, tile, output });
     }
 }
 
-struct LabelTile<'a, T> {
+/// Reads the tile's logits and gathers what decides its cells.
+struct Survey<'a> {
     own: &'a mut Labeller,
     job: &'a Resampling<'a>,
     tile: &'a Tile,
-    output: Output<T>,
 }
 
-impl<T: Label> Kernel for LabelTile<'_, T> {
+impl Kernel for Survey<'_> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(mut self) {
-        // SAFETY: the caller of `Labeller::label` vouches for the output, `dispatch` for `S`.
+        // SAFETY: `dispatch` vouches for `S`.
         unsafe {
-            let mixed = self.job.same() != (true, true);
-            if mixed {
+            if is_mixed(self.job) {
                 self.survey::<S, true>();
             } else {
                 self.survey::<S, false>();
-            }
-            for row in 0..self.tile.cells_y.len() {
-                let rows = self.tile.rows_of(&self.job.y, self.tile.cells_y.start + row);
-                if rows.is_empty() {
-                    continue;
-                }
-                let output = self.output.at(rows.start - self.tile.pixels_y.start, 0);
-                self.fill(row, rows.len(), output);
-                self.own.planes.weigh_rows(self.job, &rows);
-                self.resolve::<S>(row, rows.len(), output, mixed);
             }
         }
     }
 }
 
-impl<T: Label> LabelTile<'_, T> {
-    /// Reads the tile's logits and gathers what decides its cells. Without `MIXED` only the first
-    /// corner counts.
+/// Whether pixels lie between samples at all.
+fn is_mixed(job: &Resampling) -> bool {
+    job.same() != (true, true)
+}
+
+impl Survey<'_> {
+    /// Without `MIXED` only the first corner counts.
     #[inline(always)]
     unsafe fn survey<S: Simd, const MIXED: bool>(&mut self) {
-        let window = self.tile.window();
         let own = &mut *self.own;
         let plane = own.planes.plane;
-        let classes = self.job.classes();
+        let (classes, rows) = (self.job.classes(), self.tile.cells_y.len() + 1);
         let vectors = self.tile.cells_x.len().next_multiple_of(S::LANES);
         own.low.fill(f32::NEG_INFINITY);
         own.high.fill(f32::NEG_INFINITY);
@@ -109,11 +102,11 @@ impl<T: Label> LabelTile<'_, T> {
             unsafe {
                 let to = own.planes.read(self.job, self.tile, channels.clone(), vectors);
                 if channels.len() == GROUP {
-                    Self::observe::<S, GROUP, MIXED>(own, to, window.rows, vectors, first);
+                    Self::observe::<S, GROUP, MIXED>(own, to, rows, vectors, first);
                 } else {
                     for (i, channel) in channels.enumerate() {
                         let to = to.add(i * plane);
-                        Self::observe::<S, 1, MIXED>(own, to, window.rows, vectors, channel);
+                        Self::observe::<S, 1, MIXED>(own, to, rows, vectors, channel);
                     }
                 }
             }
@@ -185,7 +178,39 @@ impl<T: Label> LabelTile<'_, T> {
             }
         }
     }
+}
 
+/// Labels a tile that was surveyed.
+struct LabelTile<'a, T> {
+    own: &'a mut Labeller,
+    job: &'a Resampling<'a>,
+    tile: &'a Tile,
+    output: Output<T>,
+}
+
+impl<T: Label> Kernel for LabelTile<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(mut self) {
+        // SAFETY: the caller of `Labeller::label` vouches for the output, `dispatch` for `S`.
+        unsafe {
+            let mixed = is_mixed(self.job);
+            for row in 0..self.tile.cells_y.len() {
+                let rows = self.tile.rows_of(&self.job.y, self.tile.cells_y.start + row);
+                if rows.is_empty() {
+                    continue;
+                }
+                let output = self.output.at(rows.start - self.tile.pixels_y.start, 0);
+                self.fill(row, rows.len(), output);
+                self.own.planes.weigh_rows(self.job, &rows);
+                self.resolve::<S>(row, rows.len(), output, mixed);
+            }
+        }
+    }
+}
+
+impl<T: Label> LabelTile<'_, T> {
     /// Gives every pixel of a row of cells the class with the cell's largest corner.
     #[inline(always)]
     unsafe fn fill(&self, row: usize, rows: usize, output: Output<T>) {

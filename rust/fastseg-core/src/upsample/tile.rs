@@ -8,7 +8,7 @@ use super::cell::Cell;
 use super::grid::{Axis, Columns};
 use super::logits::{self, Logits, Window};
 use crate::control::{Cancelled, Control};
-use crate::simd::Level;
+use crate::simd::{Kernel, Level, Simd, dispatch};
 
 /// Bytes of logits in a tile: they stay in the cache of a core while they are used again.
 const TILE_BYTES: usize = 640 << 10;
@@ -189,7 +189,6 @@ impl Planes {
     /// # Safety
     /// The planes must be made for tiles of this size, and `columns` for no more than a vector
     /// beyond the tile's.
-    #[inline(always)]
     pub unsafe fn read(
         &mut self,
         job: &Resampling,
@@ -203,7 +202,7 @@ impl Planes {
         let count = channels.len();
         // SAFETY: as the caller.
         unsafe {
-            logits::read(job.logits, &window, channels, planes, plane, pitch);
+            dispatch(Read { logits: job.logits, window: &window, channels, planes, plane, pitch });
             for row in 0..count * window.rows {
                 let row = row / window.rows * plane + row % window.rows * pitch;
                 let row = planes.add(row);
@@ -243,6 +242,27 @@ impl Planes {
         for shift in job.columns.shifts() {
             job.columns.fill_rows(&job.y.weights()[rows.clone()], shift, &mut self.rows[shift]);
         }
+    }
+}
+
+/// Reads a window of logits, compiled once for every instruction set.
+struct Read<'a> {
+    logits: &'a Logits<'a>,
+    window: &'a Window,
+    channels: Range<usize>,
+    planes: *mut f32,
+    plane: usize,
+    pitch: usize,
+}
+
+impl Kernel for Read<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { logits, window, channels, planes, plane, pitch } = self;
+        // SAFETY: as the caller of `Planes::read`.
+        unsafe { logits::read(logits, window, channels, planes, plane, pitch) };
     }
 }
 

@@ -6,5 +6,6 @@ mod lattice;
 mod plain;
 mod random;
 mod threads;
+mod upsample;
 mod watching;
 mod workspace;
