@@ -11,6 +11,7 @@ from importlib import metadata
 from fastseg.cli.exit_codes import INTERRUPTED, USAGE, UsageError
 from fastseg.cli.info import add_parser as add_info
 from fastseg.cli.refine import add_parser as add_refine
+from fastseg.cli.segment import add_parser as add_segment
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -23,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fastseg {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     add_refine(commands)
+    add_segment(commands)
     add_info(commands)
     return parser
 
