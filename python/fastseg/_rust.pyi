@@ -21,19 +21,23 @@ __all__ = [
     "upsample_argmax",
     "upsample_confusion",
     "upsample_top_k",
+    "confusion_matrix",
     "build_info",
     "num_threads",
     "set_num_threads",
     "MAX_THREADS",
+    "MAX_CLASSES",
 ]
 
 _F32: TypeAlias = NDArray[np.float32]
 _U8: TypeAlias = NDArray[np.uint8]
 _Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
+_Labels: TypeAlias = NDArray[np.unsignedinteger[Any]] | NDArray[np.signedinteger[Any]]
 _Normalization: TypeAlias = Literal["none", "before", "after", "symmetric"]
 _Kernels: TypeAlias = Sequence[tuple[Kernel, float | _F32]]
 
 MAX_THREADS: Final[int]
+MAX_CLASSES: Final[int]
 
 def build_info() -> dict[str, Any]: ...
 def num_threads() -> int: ...
@@ -141,3 +145,12 @@ def upsample_confusion(
 def upsample_top_k(
     logits: _Logits, *, height: int, width: int, align_corners: bool, brain: bool, k: int
 ) -> tuple[NDArray[Any], _F32]: ...
+def confusion_matrix(
+    pred: _Labels,
+    target: _Labels,
+    *,
+    classes: int,
+    ignore: int | None,
+    strict: bool,
+    void: bool,
+) -> NDArray[np.int64]: ...

@@ -135,13 +135,13 @@ def _twin(plain: Any) -> type[Any]:
                 setattr(self, name, [tensor] if rows else tensor)
 
         def _result(self, value: Any) -> torch.Tensor:
-            result = torch.as_tensor(np.asarray(value, np.float64))
-            # Apple's GPUs have no float64.
-            dtype = torch.float32 if self.device.type == "mps" else torch.float64
-            return result.to(self.device, dtype)
+            array = np.asarray(value)
+            is_count = array.ndim > 0 and array.dtype.kind in "ui"
+            return self._tensor(array if is_count else array.astype(np.float64))
 
         def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
             tensor = torch.from_numpy(np.array(array))
+            # Apple's GPUs have no float64.
             if self.device.type == "mps" and tensor.is_floating_point():
                 tensor = tensor.float()
             return tensor.to(self.device)

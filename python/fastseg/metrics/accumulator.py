@@ -204,7 +204,7 @@ class Accumulator(ABC):
         }
 
     def _result(self, value: Any) -> Any:
-        """A score as this kind of metric returns it: a float or a float64 array."""
+        """A score as this kind of metric returns it: a float, or an array of float64 or int64."""
         return value if isinstance(value, np.ndarray) and value.ndim else float(value)
 
     # --- the kind of storage; the torchmetrics twin replaces these ---

@@ -1,6 +1,7 @@
 //! The algorithms of fastseg: plain Rust, no Python.
 
 pub mod control;
+pub mod counting;
 pub mod crf;
 pub mod distance;
 pub mod lattice;

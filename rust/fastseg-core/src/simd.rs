@@ -151,6 +151,33 @@ pub unsafe trait Simd: Copy + blocks::Blocks {
         let _ = p;
     }
 
+    /// Bit `i` of the result: whether the byte at `p + i` is another than the one after it, `i < 64`.
+    ///
+    /// `p` must be valid for 65 bytes; so for the wider forms, in their units.
+    #[inline(always)]
+    unsafe fn changes8(p: *const u8) -> u64 {
+        // SAFETY: as the caller.
+        unsafe { plain_changes(p) }
+    }
+    /// As [`Self::changes8`] for 16-bit values.
+    #[inline(always)]
+    unsafe fn changes16(p: *const u16) -> u64 {
+        // SAFETY: as the caller.
+        unsafe { plain_changes(p) }
+    }
+    /// As [`Self::changes8`] for 32-bit values.
+    #[inline(always)]
+    unsafe fn changes32(p: *const u32) -> u64 {
+        // SAFETY: as the caller.
+        unsafe { plain_changes(p) }
+    }
+    /// As [`Self::changes8`] for 64-bit values.
+    #[inline(always)]
+    unsafe fn changes64(p: *const u64) -> u64 {
+        // SAFETY: as the caller.
+        unsafe { plain_changes(p) }
+    }
+
     /// `2^x` to 1e-7 relative, with `x` taken as at least [`LOWEST_EXPONENT`] and at most its opposite.
     #[inline(always)]
     unsafe fn exp2(x: Self::V) -> Self::V {
@@ -169,6 +196,28 @@ pub unsafe trait Simd: Copy + blocks::Blocks {
             Self::scale2(p, n)
         }
     }
+}
+
+/// Which of 64 values differ from the next, where there is no instruction for it.
+///
+/// # Safety
+/// `p` must be valid for 65 values.
+#[inline(always)]
+unsafe fn plain_changes<T: Copy + PartialEq>(p: *const T) -> u64 {
+    // Most often nothing changes, which the compiler finds out in vectors.
+    let mut any = false;
+    for i in 0..64 {
+        // SAFETY: as the caller.
+        any |= unsafe { *p.add(i) != *p.add(i + 1) };
+    }
+    let mut changes = 0;
+    if any {
+        for i in 0..64 {
+            // SAFETY: as the caller.
+            changes |= u64::from(unsafe { *p.add(i) != *p.add(i + 1) }) << i;
+        }
+    }
+    changes
 }
 
 /// A computation that can be compiled for every instruction set.
@@ -420,6 +469,37 @@ pub(crate) mod x86 {
         unsafe fn at_least(a: __m512, b: __m512) -> u32 {
             unsafe { u32::from(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(a, b)) }
         }
+        #[inline(always)]
+        unsafe fn changes8(p: *const u8) -> u64 {
+            unsafe {
+                let (a, b) = (_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(1).cast()));
+                _mm512_cmpneq_epi8_mask(a, b)
+            }
+        }
+        #[inline(always)]
+        unsafe fn changes16(p: *const u16) -> u64 {
+            (0..2).fold(0, |changes, i| unsafe {
+                let p = p.add(32 * i);
+                let (a, b) = (_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(1).cast()));
+                changes | u64::from(_mm512_cmpneq_epi16_mask(a, b)) << (32 * i)
+            })
+        }
+        #[inline(always)]
+        unsafe fn changes32(p: *const u32) -> u64 {
+            (0..4).fold(0, |changes, i| unsafe {
+                let p = p.add(16 * i);
+                let (a, b) = (_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(1).cast()));
+                changes | u64::from(_mm512_cmpneq_epi32_mask(a, b)) << (16 * i)
+            })
+        }
+        #[inline(always)]
+        unsafe fn changes64(p: *const u64) -> u64 {
+            (0..8).fold(0, |changes, i| unsafe {
+                let p = p.add(8 * i);
+                let (a, b) = (_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(1).cast()));
+                changes | u64::from(_mm512_cmpneq_epi64_mask(a, b)) << (8 * i)
+            })
+        }
     }
 
     #[derive(Clone, Copy)]
@@ -432,6 +512,12 @@ pub(crate) mod x86 {
             let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
             _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), lane)
         }
+    }
+
+    #[inline(always)]
+    unsafe fn loaded(p: *const __m256i) -> __m256i {
+        // SAFETY: `p` is valid for a vector by the caller's contract.
+        unsafe { _mm256_loadu_si256(p) }
     }
 
     // SAFETY: every method only forwards to intrinsics of AVX, AVX2 and FMA.
@@ -523,6 +609,42 @@ pub(crate) mod x86 {
         #[inline(always)]
         unsafe fn at_least(a: __m256, b: __m256) -> u32 {
             unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(a, b)) as u32 }
+        }
+        #[inline(always)]
+        unsafe fn changes8(p: *const u8) -> u64 {
+            (0..2).fold(0, |changes, i| unsafe {
+                let p = p.add(32 * i);
+                let same = _mm256_cmpeq_epi8(loaded(p.cast()), loaded(p.add(1).cast()));
+                changes | u64::from(!_mm256_movemask_epi8(same) as u32) << (32 * i)
+            })
+        }
+        #[inline(always)]
+        unsafe fn changes16(p: *const u16) -> u64 {
+            (0..2).fold(0, |changes, i| unsafe {
+                let p = p.add(32 * i);
+                let low = _mm256_cmpeq_epi16(loaded(p.cast()), loaded(p.add(1).cast()));
+                let p = p.add(16);
+                let high = _mm256_cmpeq_epi16(loaded(p.cast()), loaded(p.add(1).cast()));
+                // Packing works on halves of 128 bits: their order is put right after it.
+                let same = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi16(low, high));
+                changes | u64::from(!_mm256_movemask_epi8(same) as u32) << (32 * i)
+            })
+        }
+        #[inline(always)]
+        unsafe fn changes32(p: *const u32) -> u64 {
+            !(0..8).fold(0, |same, i| unsafe {
+                let p = p.add(8 * i);
+                let equal = _mm256_cmpeq_epi32(loaded(p.cast()), loaded(p.add(1).cast()));
+                same | (_mm256_movemask_ps(_mm256_castsi256_ps(equal)) as u64) << (8 * i)
+            })
+        }
+        #[inline(always)]
+        unsafe fn changes64(p: *const u64) -> u64 {
+            !(0..16).fold(0, |same, i| unsafe {
+                let p = p.add(4 * i);
+                let equal = _mm256_cmpeq_epi64(loaded(p.cast()), loaded(p.add(1).cast()));
+                same | (_mm256_movemask_pd(_mm256_castsi256_pd(equal)) as u64) << (4 * i)
+            })
         }
     }
 }
@@ -748,6 +870,31 @@ mod tests {
         }
     }
 
+    /// What `changes…` of each width say of the same values.
+    struct Changes<'a>(&'a [u8]);
+
+    impl Kernel for Changes<'_> {
+        type Output = [u64; 4];
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) -> [u64; 4] {
+            let wide = |shift: u32| self.0.iter().map(move |&x| u64::from(x) << shift);
+            let (b16, b32, b64): (Vec<u16>, Vec<u32>, Vec<u64>) = (
+                wide(8).map(|x| x as u16).collect(),
+                wide(24).map(|x| x as u32).collect(),
+                wide(56).collect(),
+            );
+            // SAFETY: each has 65 values.
+            unsafe {
+                [
+                    S::changes8(self.0.as_ptr()),
+                    S::changes16(b16.as_ptr()),
+                    S::changes32(b32.as_ptr()),
+                    S::changes64(b64.as_ptr()),
+                ]
+            }
+        }
+    }
+
     #[test]
     fn comparisons_take_nan_for_neither() {
         let a: Vec<f32> =
@@ -762,6 +909,24 @@ mod tests {
         if Level::detect() == Level::Avx512 {
             // SAFETY: a machine with AVX-512 has AVX2.
             assert_eq!(unsafe { x86::run_avx2(Comparisons(&a, &b)) }, expected);
+        }
+    }
+
+    #[test]
+    fn changes_are_found_at_every_level() {
+        for every in [1, 2, 3, 7, 31, 63, 64, 65] {
+            for shift in 0..every.min(5) {
+                let x: Vec<u8> = (0..65).map(|i| ((i + shift) / every * 37) as u8).collect();
+                let expected = (0..64).fold(0, |bits, i| bits | u64::from(x[i] != x[i + 1]) << i);
+                assert_eq!(dispatch(Changes(&x)), [expected; 4], "every {every}");
+                // SAFETY: plain Rust needs no instruction set.
+                assert_eq!(unsafe { Changes(&x).run::<Baseline>() }, [expected; 4]);
+                #[cfg(target_arch = "x86_64")]
+                if Level::detect() == Level::Avx512 {
+                    // SAFETY: a machine with AVX-512 has AVX2.
+                    assert_eq!(unsafe { x86::run_avx2(Changes(&x)) }, [expected; 4]);
+                }
+            }
         }
     }
 

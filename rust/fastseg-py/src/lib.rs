@@ -1,5 +1,6 @@
 //! The Python module `fastseg._rust`: converts, releases the GIL, maps errors; no loops.
 
+mod counting;
 mod crf;
 mod distance;
 mod door;
@@ -17,6 +18,8 @@ mod _rust {
     use pyo3::prelude::*;
     use pyo3::types::PyDict;
 
+    #[pymodule_export]
+    use crate::counting::confusion_matrix;
     #[pymodule_export]
     use crate::crf::{Kernel, Lattice, free_energy, infer, messages, update};
     #[pymodule_export]
@@ -55,4 +58,8 @@ mod _rust {
     /// The most threads that `set_num_threads` takes.
     #[pymodule_export]
     const MAX_THREADS: usize = threads::MAX_THREADS;
+
+    /// The most classes that a confusion matrix takes.
+    #[pymodule_export]
+    const MAX_CLASSES: usize = crate::counting::MAX_CLASSES;
 }
