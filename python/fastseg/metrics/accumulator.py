@@ -5,6 +5,7 @@ The states are NumPy arrays, or, once torchmetrics is loaded, the states of a to
 then the same class works in a `MetricCollection`, under Lightning and across processes.
 """
 
+import hashlib
 import json
 import sys
 from abc import ABC, abstractmethod
@@ -156,7 +157,7 @@ class Accumulator(ABC):
 
         Returns:
             The states by name, as arrays (tensors in a torchmetrics metric), and under "counting"
-            the parameters, as the bytes of their JSON.
+            a digest of the parameters.
         """
         return {"counting": self._counting_bytes(), **self._states()}
 
@@ -241,8 +242,9 @@ class Accumulator(ABC):
         return array.astype(state.default.dtype, casting="same_kind", copy=False)
 
     def _counting_bytes(self) -> NDArray[np.uint8]:
+        # A digest has one length, whatever the parameters: processes can compare theirs.
         text = json.dumps({"metric": self._counting_name, **self._counting}, sort_keys=True)
-        return np.array(list(text.encode()), np.uint8)
+        return np.array(list(hashlib.sha256(text.encode()).digest()), np.uint8)
 
     @property
     def _counting_name(self) -> str:
@@ -256,10 +258,9 @@ class Accumulator(ABC):
         counting = given.pop("counting", None)
         ours = self._counting_bytes()
         if counting is not None and counting.tobytes() != ours.tobytes():
-            theirs = counting.tobytes().decode(errors="replace")
             raise ParameterError(
-                f"state_dict is of a metric that counts otherwise: {theirs}, this one: "
-                f"{ours.tobytes().decode()}"
+                f"state_dict is of a metric that counts otherwise than {self!r}: load it into one "
+                "of the same parameters"
             )
         missing, unknown = (
             self._declared.keys() - given.keys(),
