@@ -22,7 +22,7 @@ def blobs(rng, shape, classes, run):
     return np.repeat(few, run, axis=-1)[..., : shape[-1]]
 
 
-@pytest.mark.parametrize(("p", "t"), itertools.product(DTYPES, DTYPES))
+@pytest.mark.parametrize(("p", "t"), list(itertools.product(DTYPES, DTYPES)))
 def test_every_pair_of_dtypes(p, t):
     rng = np.random.default_rng(0)
     pred = blobs(rng, (7, 150), 5, 9).astype(p)

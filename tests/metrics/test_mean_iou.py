@@ -194,13 +194,13 @@ class TestBadInput:
         good, bad = np.zeros((2, 2), int), np.full((2, 2), 7)
         m = metrics.MeanIoU(num_classes=2, over=("dataset", "image"))
         m.update(good, good)
-        before = {name: np.array(value) for name, value in m.state_dict().items()}
+        before = {name: np.asarray(value).copy() for name, value in m.state_dict().items()}
         with pytest.raises(LabelError, match="target of image 1"):
             m.update([good, good], [good, bad])
         with pytest.raises(ShapeError):
             m.update([good, good], [good, bad[:1]])
         for name, value in m.state_dict().items():
-            np.testing.assert_array_equal(np.array(value), before[name])
+            np.testing.assert_array_equal(np.asarray(value), before[name])
 
     def test_labels_out_of_range_may_be_void(self):
         pred, target = np.array([[0, 7, 1]]), np.array([[0, 0, -1]])
@@ -219,4 +219,5 @@ def test_camvid(data_dir):
     overs = ("image", "class")
     found = metrics.mean_iou(preds, targets, num_classes=11, ignore_index=11, over=overs)
     assert found["image"] == pytest.approx(np.nanmean(ious, axis=1).mean(), rel=1e-14)
+    ious = ious[:, ~np.isnan(ious).all(axis=0)]  # some class is in none of these pictures
     assert found["class"] == pytest.approx(np.nanmean(ious, axis=0).mean(), rel=1e-14)

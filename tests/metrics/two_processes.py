@@ -56,7 +56,7 @@ def main(rank: int, file: Path) -> None:
     big.load_state_dict({"confusion": torch.tensor([[2**53 + rank, 0]])})
     results = {name: value.tolist() for name, value in both.compute().items()}
     results["lone"] = float(lone.compute())
-    results["big"] = int(big.compute()[0, 0])
+    results["big"] = int(big.compute())
     # After synchronising each process goes on with what was its own.
     both.update(preds[:1], targets[:1])
     results["own"] = int(both["confusion"].confusion.sum())

@@ -115,7 +115,7 @@ def count(image: Image, classes: Classes) -> NDArray[np.int64]:
             )
         except ValueError as error:
             match error.args:
-                case ((_, name, index, value),):
+                case ("label", name, index, value):
                     raise _label_error(image, classes, name, where(index), value) from None
             raise
         total = counts if total is None else total + counts

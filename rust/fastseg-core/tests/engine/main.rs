@@ -1,5 +1,6 @@
 //! The engine through its public interface, compared with slow and plain versions of itself.
 
+mod counting;
 mod crf;
 mod kernel_cache;
 mod lattice;
