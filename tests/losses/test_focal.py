@@ -57,7 +57,7 @@ def test_certain_pixels_have_finite_gradients(gamma, strength):
 
 
 class TestAgainstKornia:
-    """Deviation: its mean divides by the ignored pixels, too."""
+    """Deviation: its mean divides by the ignored pixels, too, and a softmax's by the classes."""
 
     kornia = pytest.importorskip("kornia.losses")
 
@@ -69,6 +69,11 @@ class TestAgainstKornia:
         )
         got = losses.focal_loss(logits, target, gamma=gamma, ignore_index=IGNORE)
         torch.testing.assert_close(got, theirs / (target != IGNORE).sum())
+
+    def test_mean(self):
+        logits, target = scene(4, ignored=0)
+        theirs = self.kornia.focal_loss(logits, target, alpha=None, reduction="mean")
+        torch.testing.assert_close(losses.focal_loss(logits, target) / 4, theirs)
 
     def test_sigmoid(self):
         logits, target = scene(1, ignored=0)

@@ -112,10 +112,15 @@ def mean_over(values: Tensor, counted: Tensor | None) -> Tensor:
         values: any shape, float.
         counted: bool, broadcastable to `values`; None: everything counts.
     """
+    return mean_of(values.sum(), values, counted)
+
+
+def mean_of(total: Tensor, values: Tensor, counted: Tensor | None) -> Tensor:
+    """The mean that belongs to the sum `total` over `values`, or what is shaped like them."""
     if counted is None:
-        return values.sum() / max(values.numel(), 1)
+        return total / max(values.numel(), 1)
     share = values.numel() // max(counted.numel(), 1)
-    return values.sum() / (counted.sum() * share).clamp(min=1)
+    return total / (counted.sum() * share).clamp(min=1)
 
 
 def _given_masks(flat: Tensor, target: Tensor, ignore_index: int | None) -> Masks:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from fastseg._checks import number, one_of
 from fastseg.losses import _pixels
@@ -68,9 +69,16 @@ def region_loss(
         given = _pixels.masks(logits, target, ignore_index)
     else:
         given = _pixels.pixels(logits, target, ignore_index)
-    overlap = overlaps(given, per_image=per_image)
+    overlap = overlaps(given)
     weight = weights_for(class_weight, given.logits)
-    return mean_of_regions(score, overlap, smooth=smooth, absent=absent, gamma=gamma, weight=weight)
+    return mean_of_regions(
+        score,
+        overlap if per_image else pooled(overlap),
+        smooth=smooth,
+        absent=absent,
+        gamma=gamma,
+        weight=weight,
+    )
 
 
 def mean_of_regions(
@@ -102,15 +110,16 @@ def mean_of_regions(
     return each.sum() / (total > 0).sum().clamp(min=1)
 
 
-def overlaps(given: _pixels.Pixels | _pixels.Masks, *, per_image: bool) -> Overlap:
-    """Sums over pixels, of each image or of the batch: softmax of labels, sigmoids of masks."""
+def overlaps(given: _pixels.Pixels | _pixels.Masks) -> Overlap:
+    """Sums over the pixels of each image: softmax of labels, sigmoids of masks."""
     if isinstance(given, _pixels.Masks):
-        sums = _mask_overlaps(given)
-    else:
-        sums = _class_overlaps(given)
-    if per_image:
-        return sums
-    inside, predicted, true, any_counted = sums
+        return mask_overlaps(given)[0]
+    return _class_overlaps(given)
+
+
+def pooled(overlap: Overlap) -> Overlap:
+    """Sums over the whole batch."""
+    inside, predicted, true, any_counted = overlap
     return Overlap(
         inside.sum(0, keepdim=True),
         predicted.sum(0, keepdim=True),
@@ -159,7 +168,8 @@ def _sums_by_class(values: Tensor, target: Tensor, classes: int) -> Tensor:
     return torch.where(target.unsqueeze(1) == each, values.unsqueeze(1), 0).sum(2)
 
 
-def _mask_overlaps(given: _pixels.Masks) -> Overlap:
+def mask_overlaps(given: _pixels.Masks, *, cross_entropy: bool = False) -> tuple[Overlap, Tensor]:
+    """Overlaps of sigmoids and masks, and the sum of their cross entropy if that is wanted."""
     logits, masks, counted = given
     if counted is None:
         any_counted = torch.full(
@@ -169,30 +179,38 @@ def _mask_overlaps(given: _pixels.Masks) -> Overlap:
     else:
         any_counted = counted.flatten(1).any(1)
         weight = counted.to(logits.dtype).expand_as(logits)
-    inside, predicted = _SigmoidSums.apply(logits, masks, weight)
-    return Overlap(inside, predicted, masks.sum(2), any_counted)
+    inside, predicted, entropy = _SigmoidSums.apply(logits, masks, weight, cross_entropy)
+    return Overlap(inside, predicted, masks.sum(2), any_counted), entropy
 
 
 class _SigmoidSums(torch.autograd.Function):
-    """Sums over pixels of sigmoids, in the masks and everywhere, with one pass for the gradient."""
+    """One sigmoid for all sums, and one array for all of the gradient."""
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, masks: Tensor, weight: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, logits: Tensor, masks: Tensor, weight: Tensor | None, cross_entropy: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         probs = logits.sigmoid()
         ctx.save_for_backward(probs, masks, weight)
+        ctx.cross_entropy = cross_entropy
         everywhere = probs if weight is None else probs * weight
-        return (probs * masks).sum(2), everywhere.sum(2)
+        entropy = logits.new_zeros(())
+        if cross_entropy:
+            entropy = F.binary_cross_entropy_with_logits(logits, masks, weight, reduction="sum")
+        return (probs * masks).sum(2), everywhere.sum(2), entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         probs, masks, weight = ctx.saved_tensors
-        inside, everywhere = (gradient.unsqueeze(2) for gradient in gradients)
+        inside, everywhere = (gradient.unsqueeze(2) for gradient in gradients[:2])
         gradient = masks * inside
         if weight is None:
             gradient.add_(everywhere)
         else:
             gradient.addcmul_(weight, everywhere)
-        return torch.ops.aten.sigmoid_backward(gradient, probs), None, None
+        torch.ops.aten.sigmoid_backward.grad_input(gradient, probs, grad_input=gradient)
+        if ctx.cross_entropy:
+            slope = (probs - masks).mul_(gradients[2])
+            gradient.add_(slope if weight is None else slope.mul_(weight))
+        return gradient, None, None, None

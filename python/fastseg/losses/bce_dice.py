@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastseg._checks import number
 from fastseg.losses import _pixels
@@ -11,8 +10,9 @@ from fastseg.losses._module import LossModule
 from fastseg.losses._region import (
     Absent,
     check_region_options,
+    mask_overlaps,
     mean_of_regions,
-    overlaps,
+    pooled,
 )
 from fastseg.losses.dice import dice_score
 
@@ -68,12 +68,12 @@ def bce_dice_loss(
     _check_options(bce_weight, dice_weight)
     check_region_options(smooth=smooth, absent=absent)
     given = _pixels.masks(logits, target, ignore_index)
-    bce = F.binary_cross_entropy_with_logits(given.logits, given.masks, reduction="none")
-    if given.counted is not None:
-        bce = bce.masked_fill(~given.counted, 0)
-    overlap = overlaps(given, per_image=per_image)
-    dice = mean_of_regions(dice_score, overlap, smooth=smooth, absent=absent)
-    return bce_weight * _pixels.mean_over(bce, given.counted) + dice_weight * dice
+    overlap, entropy = mask_overlaps(given, cross_entropy=True)
+    dice = mean_of_regions(
+        dice_score, overlap if per_image else pooled(overlap), smooth=smooth, absent=absent
+    )
+    bce = _pixels.mean_of(entropy, given.logits, given.counted)
+    return bce_weight * bce + dice_weight * dice
 
 
 def _check_options(bce_weight: float, dice_weight: float) -> None:

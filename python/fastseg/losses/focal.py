@@ -46,9 +46,9 @@ def focal_loss(
         gradient of 0.
 
     Source:
-        Lin et al., 2017, with the softmax. Equal to kornia's focal_loss(reduction="mean") without
-        ignored pixels (it divides by those, too), and to MONAI's FocalLoss(use_softmax=True) times
-        the number of classes (it divides by them).
+        Lin et al., 2017, with the softmax. kornia's focal_loss and MONAI's
+        FocalLoss(use_softmax=True) have the same terms; their means divide by the number of
+        classes, too, and kornia's by the ignored pixels.
 
     Example:
         >>> import torch
