@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -184,33 +184,72 @@ def mask_overlaps(given: _pixels.Masks, *, cross_entropy: bool = False) -> tuple
 
 
 class _SigmoidSums(torch.autograd.Function):
-    """One sigmoid for all sums, and one array for all of the gradient."""
+    """One sigmoid for all sums, and one array for all of the gradient.
+
+    On a CPU image by image, so that what is between logits and sums stays in the cache and needs no
+    fresh memory.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, masks: Tensor, weight: Tensor | None, cross_entropy: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        probs = logits.sigmoid()
-        ctx.save_for_backward(probs, masks, weight)
+        ctx.save_for_backward(logits, masks, weight)
         ctx.cross_entropy = cross_entropy
-        everywhere = probs if weight is None else probs * weight
-        entropy = logits.new_zeros(())
-        if cross_entropy:
-            entropy = F.binary_cross_entropy_with_logits(logits, masks, weight, reduction="sum")
-        return (probs * masks).sum(2), everywhere.sum(2), entropy
+        parts = [_sums(*part, cross_entropy) for part in _portions(logits, masks, weight)]
+        inside, predicted, entropy = zip(*parts, strict=True)
+        return torch.cat(inside), torch.cat(predicted), torch.stack(entropy).sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        probs, masks, weight = ctx.saved_tensors
-        inside, everywhere = (gradient.unsqueeze(2) for gradient in gradients[:2])
-        gradient = masks * inside
-        if weight is None:
-            gradient.add_(everywhere)
-        else:
-            gradient.addcmul_(weight, everywhere)
-        torch.ops.aten.sigmoid_backward.grad_input(gradient, probs, grad_input=gradient)
-        if ctx.cross_entropy:
-            slope = (probs - masks).mul_(gradients[2])
-            gradient.add_(slope if weight is None else slope.mul_(weight))
+        logits, masks, weight = ctx.saved_tensors
+        gradient = torch.empty_like(logits)
+        inside, everywhere = (sums.unsqueeze(2) for sums in gradients[:2])
+        entropy = gradients[2] if ctx.cross_entropy else None
+        for part in _portions(logits, masks, weight, gradient, inside, everywhere):
+            _slopes(*part, entropy)
         return gradient, None, None, None
+
+
+def _portions(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """The tensors by image where that helps, else whole; None stays None."""
+    if logits.device.type != "cpu" or torch.compiler.is_compiling() or not logits.shape[0]:
+        yield (logits, *others)
+        return
+    for image in range(logits.shape[0]):
+        part = slice(image, image + 1)
+        yield (logits[part], *(None if other is None else other[part] for other in others))
+
+
+def _sums(
+    logits: Tensor, masks: Tensor, weight: Tensor | None, cross_entropy: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    entropy = logits.new_zeros(())
+    if cross_entropy:
+        entropy = F.binary_cross_entropy_with_logits(logits, masks, weight, reduction="sum")
+    probs = logits.sigmoid()
+    if weight is not None:
+        probs.mul_(weight)
+    predicted = probs.sum(2)
+    return probs.mul_(masks).sum(2), predicted, entropy
+
+
+def _slopes(
+    logits: Tensor,
+    masks: Tensor,
+    weight: Tensor | None,
+    gradient: Tensor,
+    inside: Tensor,
+    everywhere: Tensor,
+    entropy: Tensor | None,
+) -> None:
+    """Writes p (1 - p) (inside m + everywhere) + entropy (p - m), weighted, into `gradient`."""
+    probs = logits.sigmoid()
+    torch.mul(masks, inside, out=gradient)
+    gradient.add_(everywhere)
+    gradient.mul_(probs).mul_(1 - probs)
+    if entropy is not None:
+        gradient.add_(probs.sub_(masks).mul_(entropy))
+    if weight is not None:
+        gradient.mul_(weight)
