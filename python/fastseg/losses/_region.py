@@ -196,7 +196,7 @@ class _SigmoidSums(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(logits, masks, weight)
         ctx.cross_entropy = cross_entropy
-        parts = [_sums(*part, cross_entropy) for part in _portions(logits, masks, weight)]
+        parts = [_sums(x, m, w, cross_entropy) for x, m, w in _portions(logits, masks, weight)]
         inside, predicted, entropy = zip(*parts, strict=True)
         return torch.cat(inside), torch.cat(predicted), torch.stack(entropy).sum()
 
@@ -207,8 +207,8 @@ class _SigmoidSums(torch.autograd.Function):
         gradient = torch.empty_like(logits)
         inside, everywhere = (sums.unsqueeze(2) for sums in gradients[:2])
         entropy = gradients[2] if ctx.cross_entropy else None
-        for part in _portions(logits, masks, weight, gradient, inside, everywhere):
-            _slopes(*part, entropy)
+        for x, m, w, out, i, e in _portions(logits, masks, weight, gradient, inside, everywhere):
+            _slopes(x, m, w, out, i, e, entropy)
         return gradient, None, None, None
 
 
