@@ -69,6 +69,7 @@ def test_an_unknown_encoder_suggests_the_nearest(name: str) -> None:
     ("name", "options", "message"),
     [
         ("setr_naive", {"encoder": "resnet18"}, "cannot be SETR's|not a vision transformer"),
+        ("setr_naive", {"encoder": "test_vit2"}, "not a vision transformer with a class token"),
         ("deeplab_v3", {"encoder": "test_vit"}, "cannot be a contracting path"),
         ("deeplab_v3", {"output_stride": 4}, "output_stride: expected one of 8, 16, 32"),
         ("deeplab_v3", {"rates": []}, "rates: expected a sequence"),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastseg.checkpoints import reading, segformer, torchvision
+from fastseg.checkpoints import public_unets, reading, segformer, torchvision
 from fastseg.checkpoints.formats import Format
 from fastseg.errors import CheckpointError, ParameterError
 from fastseg.models import SegmentationModel, create_model
@@ -114,6 +114,14 @@ def _converted(
         options = {**torchvision.options_of(model_name, state), **options}
         model = create_model(model_name, num_classes=kept, **options)
         wanted = model.state_dict()
+        return model, _known(state, wanted), [n for n in state if n not in wanted]
+    model_name = public_unets.recognise(state)
+    if model_name is not None:
+        kept = _classes(public_unets.classes_of(state), num_classes, head, source)
+        options = {**public_unets.options_of(state), **options}
+        model = create_model(model_name, num_classes=kept, **options)
+        wanted = model.state_dict()
+        state = public_unets.convert(state)
         return model, _known(state, wanted), [n for n in state if n not in wanted]
     what = config.get("model_type") or ", ".join(list(state)[:3]) + " …"
     raise CheckpointError(

@@ -12,7 +12,7 @@ from fastseg.layers.aspp import ASPP, ASPPSum, ImagePooling
 from fastseg.layers.atrous import AtrousConv2d, ReceptiveField, receptive_field
 from fastseg.layers.bilinear_upsampling import BilinearConvTranspose2d, bilinear_kernel
 from fastseg.layers.checkpointing import checkpointed
-from fastseg.layers.conv_norm_act import BatchNorm2d, ConvNormAct
+from fastseg.layers.conv_norm_act import BatchNorm2d, ConvNormAct, FreshBatchNorm2d
 from fastseg.layers.drop_path import DropPath
 from fastseg.layers.efficient_self_attention import EfficientSelfAttention
 from fastseg.layers.enlarged_conv import enlarged_conv
@@ -31,6 +31,7 @@ __all__ = [
     "ConvNormAct",
     "DropPath",
     "EfficientSelfAttention",
+    "FreshBatchNorm2d",
     "ImagePooling",
     "MMSegDecoder",
     "MixFFN",

@@ -77,8 +77,7 @@ class ASPP(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Computes (B, out_channels, H, W) from (B, in_channels, H, W)."""
         branches = torch.cat([conv(features) for conv in self.convs], dim=1)
-        dropout = self.project[3]
-        out: Tensor = dropout(self.project(branches))
+        out: Tensor = self.project(branches)
         return out
 
 

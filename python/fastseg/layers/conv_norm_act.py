@@ -31,33 +31,28 @@ class BatchNorm2d(nn.BatchNorm2d):
         return super().forward(input)
 
 
-def normalize_and_rectify(features: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """Applies BatchNorm and ReLU to the fresh output of a convolution.
-
-    Args:
-        features: (B, C, H, W); overwritten where nothing needs it for a gradient.
-        norm: the BatchNorm.
-
-    Returns:
-        (B, C, H, W).
+class FreshBatchNorm2d(BatchNorm2d):
+    """BatchNorm for maps that nothing else reads, such as the output of a convolution.
 
     Convention:
         In evaluation without gradients, in float32, it works in place: no further map is made.
     """
-    mean, variance = norm.running_mean, norm.running_var
-    if (
-        norm.training
-        or mean is None
-        or variance is None
-        or torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or features.dtype != torch.float32
-    ):
-        return F.relu(norm(features), inplace=True)
-    scale = torch.rsqrt(variance + norm.eps) * norm.weight
-    shift = norm.bias - mean * scale
-    features.mul_(scale[:, None, None]).add_(shift[:, None, None])
-    return features.relu_()
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that PyTorch gave it)
+        """Normalises (B, C, H, W), which is overwritten where nothing needs it for a gradient."""
+        mean, variance = self.running_mean, self.running_var
+        if (
+            self.training
+            or mean is None
+            or variance is None
+            or torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or input.dtype != torch.float32
+        ):
+            return super().forward(input)
+        scale = torch.rsqrt(variance + self.eps) * self.weight
+        shift = self.bias - mean * scale
+        return input.mul_(scale[:, None, None]).add_(shift[:, None, None])
 
 
 class ConvNormAct(nn.Sequential):
@@ -93,13 +88,9 @@ class ConvNormAct(nn.Sequential):
         options.setdefault("padding", (kernel_size - 1) // 2 * rate)
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel_size, dilation=rate, bias=bias, **options),
-            BatchNorm2d(out_channels),
+            FreshBatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
         )
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that PyTorch gave it)
-        """Computes (B, out_channels, H, W) from (B, in_channels, H, W)."""
-        return normalize_and_rectify(self.conv(input), self.norm)
 
     @property
     def conv(self) -> nn.Conv2d:
@@ -107,6 +98,6 @@ class ConvNormAct(nn.Sequential):
         return cast(nn.Conv2d, self[0])
 
     @property
-    def norm(self) -> BatchNorm2d:
+    def norm(self) -> FreshBatchNorm2d:
         """The BatchNorm."""
-        return cast(BatchNorm2d, self[1])
+        return cast(FreshBatchNorm2d, self[1])

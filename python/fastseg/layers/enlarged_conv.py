@@ -60,7 +60,12 @@ def enlarged_conv(
         projected, (features.shape[2], width), mode="bilinear", align_corners=align_corners
     )
     left, middle, right = wide.chunk(3, dim=1)
-    across = middle + F.pad(left[..., :-1], (1, 0)) + F.pad(right[..., 1:], (0, 1))
+    across = middle.clone()
+    across[..., 1:] += left[..., :-1]
+    across[..., :-1] += right[..., 1:]
     tall = F.interpolate(across, (height, width), mode="bilinear", align_corners=align_corners)
     above, middle, below = tall.chunk(3, dim=1)
-    return middle + F.pad(above[..., :-1, :], (0, 0, 1, 0)) + F.pad(below[..., 1:, :], (0, 0, 0, 1))
+    convolved = middle.clone()
+    convolved[..., 1:, :] += above[..., :-1, :]
+    convolved[..., :-1, :] += below[..., 1:, :]
+    return convolved

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastseg.errors import ParameterError
+from fastseg.layers import FreshBatchNorm2d
 from fastseg.models._registry import nearest
 
 
@@ -57,11 +58,14 @@ class Encoder(nn.Module):
         import timm
 
         options: dict[str, Any] = {"output_stride": output_stride} if output_stride else {}
+        if timm.model_entrypoint(checked_name(name)).__module__ == "timm.models.resnet":
+            # There BatchNorm reads nothing but what a convolution has just made.
+            options["norm_layer"] = FreshBatchNorm2d
         if indices is not None:
             options["out_indices"] = tuple(indices)
         try:
             model: Any = timm.create_model(
-                checked_name(name),
+                name,
                 features_only=True,
                 in_chans=in_channels,
                 pretrained=pretrained,

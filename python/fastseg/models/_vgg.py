@@ -41,7 +41,21 @@ def convolutions(
             layers.append(nn.Conv2d(in_channels, width, 3, padding=pad, dilation=rate))
             layers.append(nn.ReLU(inplace=True))
         in_channels = width
-    return nn.Sequential(*layers)
+    block = nn.Sequential(*layers)
+    start_for_relu(block)
+    return block
+
+
+def start_for_relu(module: nn.Module) -> None:
+    """Gives convolutions fresh weights that keep the size of what passes them (He et al. 2015).
+
+    Without BatchNorm PyTorch's own start lets a signal fade over thirteen layers.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def scaled(blocks: Sequence[Sequence[int]], width: float) -> list[list[int]]:

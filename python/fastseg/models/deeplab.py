@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastseg.errors import ParameterError
-from fastseg.layers import ASPP, ASPPSum, AtrousConv2d, ConvNormAct, enlarged_conv
-from fastseg.layers.conv_norm_act import normalize_and_rectify
+from fastseg.layers import ASPP, ASPPSum, AtrousConv2d, ConvNormAct
 from fastseg.models import _vgg
 from fastseg.models._base import SegmentationModel, choice, counts
 from fastseg.models._encoder import Encoder
@@ -70,6 +69,7 @@ class DeepLabV1(SegmentationModel):
             nn.Dropout(0.5),
             nn.Conv2d(full, num_classes, 1),
         )
+        _vgg.start_for_relu(self.classifier)
         self.stride = 8
         if pretrained:
             _vgg.load_convolutions(list(self.blocks), _vgg.download())
@@ -308,17 +308,10 @@ class DeepLabV3Plus(_OnEncoder):
         """Computes logits at stride 4."""
         low, features = self.backbone(image)
         deep = self.stage(self.aspp, features)
-        features = self.stage(self._fuse, self.low(low), deep)
-        return self.classifier(self.stage(self.refine, features)), {}
-
-    def _fuse(self, low: Tensor, deep: Tensor) -> Tensor:
-        """The 3×3 over both maps, stacked: each is convolved alone, the deep one while small."""
-        weight = self.fuse.conv.weight
-        from_deep, from_low = weight[:, : deep.shape[1]], weight[:, deep.shape[1] :]
-        fused = F.conv2d(low, from_low, padding=1)
         size = (low.shape[-2], low.shape[-1])
-        fused = fused + enlarged_conv(deep, from_deep, size=size)
-        return normalize_and_rectify(fused, self.fuse.norm)
+        deep = F.interpolate(deep, size, mode="bilinear", align_corners=False)
+        features = self.stage(self.fuse, torch.cat([deep, self.low(low)], dim=1))
+        return self.classifier(self.stage(self.refine, features)), {}
 
 
 def _rates(rates: Sequence[int] | None, output_stride: int) -> list[int]:

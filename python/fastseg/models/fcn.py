@@ -82,6 +82,8 @@ class FCN(SegmentationModel):
             self.score_pool3 = nn.Conv2d(channels[3], num_classes, 1)
             self.up4 = BilinearConvTranspose2d(num_classes, stride=2)
         self.up = BilinearConvTranspose2d(num_classes, stride=finest)
+        _vgg.start_for_relu(self.fc6)
+        _vgg.start_for_relu(self.fc7)
         for name, layer in self.named_children():
             if name.startswith("score") and isinstance(layer, nn.Conv2d):
                 nn.init.zeros_(layer.weight)

@@ -57,10 +57,7 @@ class SegNet(SegmentationModel):
         first = blocks[0]
         self.last = ConvNormAct(first[1], first[0], bias=True)
         self.classifier = nn.Conv2d(first[0], num_classes, 3, padding=1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        _vgg.start_for_relu(self)
         if pretrained:
             _vgg.load_convolutions(list(self.encoder), _vgg.download())
 

@@ -108,7 +108,7 @@ class SETR(SegmentationModel):
             if number == len(self.encoder.blocks):
                 tokens = self.encoder.norm(tokens)
             if number in wanted:
-                maps[number] = tokens[:, self.encoder.num_prefix_tokens :]
+                maps[number] = tokens[:, 1:]
         logits = self.decoder([maps[number] for number in self.taps], grid)
         if not self.training:
             return logits, {}
@@ -127,15 +127,14 @@ class SETR(SegmentationModel):
             image = F.interpolate(image, size, mode="bilinear", align_corners=False)
         encoder = self.encoder
         tokens = encoder.patch_embed.proj(image).flatten(2).transpose(1, 2)
-        prefix = encoder.num_prefix_tokens
         positions = encoder.pos_embed
         own = tuple(int(side) for side in encoder.patch_embed.grid_size)
         if exporting or own != (rows, columns):
-            grid = positions[:, prefix:].transpose(1, 2).unflatten(2, own)
+            grid = positions[:, 1:].transpose(1, 2).unflatten(2, own)
             grid = F.interpolate(
                 grid.float(), (rows, columns), mode="bicubic", align_corners=False
             ).to(positions.dtype)
-            positions = torch.cat([positions[:, :prefix], grid.flatten(2).transpose(1, 2)], dim=1)
+            positions = torch.cat([positions[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
         token = encoder.cls_token.expand(image.shape[0], -1, -1)
         tokens = torch.cat([token, tokens], dim=1) + positions
         return encoder.norm_pre(encoder.pos_drop(tokens)), (rows, columns)
@@ -270,11 +269,16 @@ def _vision_transformer(name: str, in_channels: int, image_size: int, pretrained
             f"encoder: {name} cannot be SETR's at {image_size} pixels: "
             f"{type(error).__name__}: {error}"
         ) from error
-    needed = ("blocks", "pos_embed", "cls_token", "patch_embed", "norm_pre", "num_prefix_tokens")
-    if any(getattr(model, attribute, None) is None for attribute in needed):
+    needed = ("blocks", "pos_embed", "cls_token", "patch_embed", "norm_pre")
+    if (
+        any(getattr(model, attribute, None) is None for attribute in needed)
+        or getattr(model, "num_prefix_tokens", 0) != 1
+        or getattr(model, "no_embed_class", False)
+    ):
         raise ParameterError(
-            f"encoder: {name} is not a vision transformer with a class token and position "
-            "embeddings; vit_large_patch16_384 and vit_base_patch16_384 are"
+            f"encoder: {name} is not a vision transformer with a class token, position embeddings "
+            "for it and all patches, and nothing else; vit_large_patch16_384 and "
+            "vit_base_patch16_384 are"
         )
     return model
 

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from fastseg.errors import ParameterError
 from fastseg.layers import ConvNormAct, enlarged_conv
-from fastseg.layers.conv_norm_act import normalize_and_rectify
 from fastseg.models._base import SegmentationModel, count, counts
 from fastseg.models._registry import register
 
@@ -164,7 +163,7 @@ def _enlarged_block(block: ConvNormAct, features: Tensor, size: tuple[int, int])
     out = enlarged_conv(features, block.conv.weight, size=size)
     if block.conv.bias is not None:
         out = out + block.conv.bias[:, None, None]
-    return normalize_and_rectify(out, block.norm)
+    return F.relu(block.norm(out), inplace=True)
 
 
 def gate(logits: Tensor, classification: Tensor) -> Tensor:

@@ -1,0 +1,190 @@
+"""The building blocks that models share, each against its plain definition."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastseg import layers
+from fastseg.errors import ParameterError, ShapeError
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8])
+def test_a_transposed_convolution_starts_as_bilinear_interpolation(stride: int) -> None:
+    up = layers.BilinearConvTranspose2d(3, stride=stride, padding=stride // 2)
+    image = torch.rand(2, 3, 7, 5)
+    enlarged = F.interpolate(image, scale_factor=stride, mode="bilinear", align_corners=False)
+    inner = (..., slice(stride, -stride), slice(stride, -stride))
+    assert torch.allclose(up(image)[inner], enlarged[inner], atol=1e-6)
+    up.weight.data.normal_()
+    up.reset_parameters()
+    assert torch.allclose(up(image)[inner], enlarged[inner], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "line"),
+    [(1, [1.0]), (3, [0.5, 1.0, 0.5]), (4, [0.25, 0.75, 0.75, 0.25])],
+)
+def test_the_bilinear_kernel(size: int, line: list[float]) -> None:
+    expected = torch.tensor(line)
+    assert torch.allclose(layers.bilinear_kernel(size), expected[:, None] * expected)
+    with pytest.raises(ParameterError, match="size: expected at least 1"):
+        layers.bilinear_kernel(0)
+
+
+@pytest.mark.parametrize("rate", [1, 2, 12])
+def test_an_atrous_convolution_sees_its_field(rate: int) -> None:
+    conv = layers.AtrousConv2d(1, 1, 3, rate=rate, bias=False)
+    nn.init.ones_(conv.weight)
+    image = torch.zeros(1, 1, 41, 41, requires_grad=True)
+    out = conv(image)
+    assert out.shape == image.shape
+    out[0, 0, 20, 20].backward()
+    assert image.grad is not None
+    seen = image.grad[0, 0].nonzero()
+    assert len(seen) == 9
+    assert (seen.amax(0) - seen.amin(0) + 1).tolist() == [conv.field, conv.field]
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        [(3, 1, 1)],
+        [(3, 1, 1), (2, 2, 1), (3, 1, 1)],
+        [(3, 2, 1), (3, 1, 2), (3, 1, 4)],
+        [(7, 1, 1), (2, 2, 1), (3, 1, 3)],
+    ],
+)
+def test_the_receptive_field_is_where_gradients_arrive(stack: list[tuple[int, int, int]]) -> None:
+    convs = [nn.Conv2d(1, 1, k, stride=s, dilation=r, bias=False) for k, s, r in stack]
+    for conv in convs:
+        nn.init.ones_(conv.weight)
+    image = torch.zeros(1, 1, 64, 64, requires_grad=True)
+    out: Tensor = nn.Sequential(*convs)(image)
+
+    def columns(x: int) -> Tensor:
+        (gradient,) = torch.autograd.grad(out[0, 0, 0, x], image, retain_graph=True)
+        return gradient[0, 0].sum(0).nonzero().flatten()
+
+    field = layers.receptive_field(stack)
+    first, second = columns(0), columns(1)
+    assert field.size == first[-1] - first[0] + 1
+    assert field.stride == second[0] - first[0]
+
+
+def test_fields_and_rates_below_one() -> None:
+    with pytest.raises(ParameterError, match="numbers from 1 on"):
+        layers.receptive_field([(3, 0, 1)])
+    with pytest.raises(ParameterError, match="kernel_size: expected an odd number, got 4"):
+        layers.AtrousConv2d(1, 1, 4, rate=1)
+    with pytest.raises(ParameterError, match="rate: expected at least 1"):
+        layers.AtrousConv2d(1, 1, 3, rate=0)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (2, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_unpooling_is_pytorchs(size: tuple[int, int], dtype: torch.dtype) -> None:
+    image = torch.rand(2, 3, *size).to(dtype)
+    values, indices = layers.max_pool_with_indices(image)
+    plain = F.max_unpool2d(values.float(), indices, 2, output_size=size)
+    unpooled = layers.max_unpool(values, indices, output_size=size)
+    assert unpooled.dtype == dtype
+    assert torch.equal(unpooled.float(), plain)
+    with pytest.raises(ShapeError, match="indices: expected the shape of features"):
+        layers.max_unpool(values, indices[:1], output_size=size)
+
+
+def test_unpooling_has_gradients() -> None:
+    image = torch.rand(1, 2, 5, 4, dtype=torch.float64, requires_grad=True)
+
+    def through(image: Tensor) -> Tensor:
+        values, indices = layers.max_pool_with_indices(image)
+        return layers.max_unpool(values, indices, output_size=(5, 4))
+
+    assert torch.autograd.gradcheck(through, (image,))
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(
+    ("small", "size"), [((4, 4), (16, 16)), ((3, 5), (11, 38)), ((1, 1), (4, 3)), ((6, 6), (5, 6))]
+)
+def test_convolving_before_enlarging_is_convolving_after(
+    align_corners: bool, small: tuple[int, int], size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    image = torch.rand(2, 5, *small, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(3, 5, 3, 3, dtype=torch.float64, requires_grad=True)
+    enlarged = F.interpolate(image, size, mode="bilinear", align_corners=align_corners)
+    after = F.conv2d(enlarged, weight, padding=1)
+    before = layers.enlarged_conv(image, weight, size=size, align_corners=align_corners)
+    assert torch.allclose(before, after, atol=1e-12)
+    upstream = torch.rand_like(after)
+    for one, other in zip(
+        torch.autograd.grad(before, (image, weight), upstream),
+        torch.autograd.grad(after, (image, weight), upstream),
+        strict=True,
+    ):
+        assert torch.allclose(one, other, atol=1e-11)
+    with pytest.raises(ShapeError, match="weight: expected"):
+        layers.enlarged_conv(image, weight[:, :4], size=size)
+
+
+def test_fusion() -> None:
+    deep, skip = torch.ones(1, 2, 4, 4), torch.arange(72.0).reshape(1, 2, 6, 6)
+    middle = skip[..., 1:5, 1:5]
+    assert torch.equal(layers.fuse_by_addition(deep, skip), middle + 1)
+    assert torch.equal(layers.fuse_by_concatenation(deep, skip), torch.cat([middle, deep], dim=1))
+    with pytest.raises(ShapeError, match="size: expected at most"):
+        layers.fuse_by_addition(deep, skip[..., :3, :])
+    with pytest.raises(ShapeError, match="project it with a 1x1 convolution"):
+        layers.fuse_by_addition(deep, skip[:, :1])
+    with pytest.raises(ShapeError, match="skip: expected a batch of 1, got 2"):
+        layers.fuse_by_concatenation(deep, skip.expand(2, -1, -1, -1))
+
+
+def test_the_pyramids() -> None:
+    torch.manual_seed(0)
+    image = torch.rand(2, 4, 9, 7)
+    total = layers.ASPPSum(4, 3, rates=(1, 3))
+    assert torch.allclose(total(image), total.convs[0](image) + total.convs[1](image))
+    with pytest.raises(ParameterError, match="rates: expected at least one"):
+        layers.ASPPSum(4, 3, rates=())
+    pooling = layers.ImagePooling(4, 3).eval()
+    pooled: Any = pooling(image)
+    assert torch.equal(pooled, pooled[..., :1, :1].expand_as(pooled))
+
+
+def test_normalisation_of_a_single_value_trains() -> None:
+    norm = layers.BatchNorm2d(3)
+    assert torch.allclose(norm(torch.full((1, 3, 1, 1), 2.0)), torch.tensor(2.0), atol=1e-4)
+    assert torch.equal(norm.running_mean, torch.zeros(3))
+    norm(torch.full((2, 3, 1, 1), 2.0))
+    assert not torch.equal(norm.running_mean, torch.zeros(3))
+
+
+def test_fresh_maps_are_normalised_in_place() -> None:
+    torch.manual_seed(0)
+    fresh, plain = layers.FreshBatchNorm2d(3), nn.BatchNorm2d(3)
+    nn.init.normal_(fresh.weight)
+    fresh(torch.rand(4, 3, 5, 5))
+    plain.load_state_dict(fresh.state_dict())
+    fresh.eval(), plain.eval()
+    image = torch.rand(2, 3, 5, 5)
+    expected = plain(image)
+    assert torch.allclose(fresh(image), expected, atol=1e-6)
+    with torch.inference_mode():
+        given = image.clone()
+        assert fresh(given).data_ptr() == given.data_ptr()
+        assert torch.allclose(given, expected, atol=1e-6)
+
+
+def test_checkpointing_keeps_the_count_of_batches() -> None:
+    norm = nn.BatchNorm2d(2)
+    image = torch.rand(3, 2, 4, 4, requires_grad=True)
+    layers.checkpointed(norm, image).sum().backward()
+    assert norm.num_batches_tracked == 1
+    assert norm.momentum == 0.1
+    expected = 0.1 * image.detach().mean((0, 2, 3))
+    assert torch.allclose(norm.running_mean, expected, atol=1e-6)
