@@ -11,6 +11,13 @@ __all__ = [
     "infer",
     "messages",
     "update",
+    "border_reach",
+    "border_weights",
+    "boundary_counts",
+    "connected_components",
+    "near_boundary",
+    "small_regions",
+    "surface_distances",
     "distance_transform",
     "nearest_features",
     "squared_distance_transform",
@@ -30,6 +37,8 @@ __all__ = [
 ]
 
 _F32: TypeAlias = NDArray[np.float32]
+_F64: TypeAlias = NDArray[np.float64]
+_Labels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.int32] | NDArray[np.int64]
 _U8: TypeAlias = NDArray[np.uint8]
 _Pixels: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 _Labels: TypeAlias = NDArray[np.unsignedinteger[Any]] | NDArray[np.signedinteger[Any]]
@@ -52,6 +61,44 @@ def squared_distance_transform(
 def nearest_features(
     mask: _U8, shape: Sequence[int], spacing: Sequence[float]
 ) -> NDArray[np.int32]: ...
+def surface_distances(
+    pred: _Labels,
+    target: _Labels,
+    shape: Sequence[int],
+    spacing: Sequence[float],
+    *,
+    labels: Sequence[int],
+    count: int,
+    ignored: int | None,
+    cells: bool,
+    weights: NDArray[np.float64],
+) -> list[tuple[_F64, _F64, _F64, _F64]]: ...
+def near_boundary(labels: _Labels, width: int, depth: int, edge: bool) -> _U8: ...
+def boundary_counts(
+    pred: _Labels,
+    target: _Labels,
+    width: int,
+    depth: int,
+    *,
+    count: int,
+    ignored: int | None,
+) -> NDArray[np.int64]: ...
+def border_reach(w0: float, sigma: float) -> int: ...
+def border_weights(
+    cells: NDArray[np.uint16] | NDArray[np.uint32],
+    width: int,
+    *,
+    w0: float,
+    sigma: float,
+    class_weights: Sequence[float],
+    everywhere: bool,
+) -> _F32: ...
+def connected_components(
+    values: _Labels, shape: Sequence[int], background: int | None, connectivity: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]: ...
+def small_regions(
+    values: _Labels, shape: Sequence[int], background: int | None, connectivity: int, least: int
+) -> _U8: ...
 
 @final
 class Workspace:

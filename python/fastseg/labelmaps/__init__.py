@@ -10,6 +10,8 @@ Example:
     (4, 6, 3)
 """
 
+from fastseg.labelmaps.border_weights import border_weight_map
+from fastseg.labelmaps.components import connected_components, remove_small_regions
 from fastseg.labelmaps.overlay import contours, overlay
 from fastseg.labelmaps.palettes import PALETTES, colorize, palette
 from fastseg.labelmaps.upsample_argmax import upsample_argmax
@@ -21,10 +23,13 @@ __all__ = [
     "Confidence",
     "PALETTES",
     "TopK",
+    "border_weight_map",
     "colorize",
+    "connected_components",
     "contours",
     "overlay",
     "palette",
+    "remove_small_regions",
     "upsample_argmax",
     "upsample_confidence",
     "upsample_confusion",

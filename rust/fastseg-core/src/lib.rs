@@ -1,5 +1,8 @@
 //! The algorithms of fastseg: plain Rust, no Python.
 
+pub mod border_weights;
+pub mod boundary;
+pub mod components;
 pub mod control;
 pub mod counting;
 pub mod crf;

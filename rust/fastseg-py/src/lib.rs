@@ -4,7 +4,10 @@ mod counting;
 mod crf;
 mod distance;
 mod door;
+mod labels;
 mod memory;
+mod regions;
+mod surface;
 mod upsample;
 
 use pyo3::prelude::*;
@@ -29,6 +32,10 @@ mod _rust {
         Workspace, kernel_cache_bytes, kernel_cache_limit, set_kernel_cache_limit,
     };
 
+    #[pymodule_export]
+    use crate::regions::{border_reach, border_weights, connected_components, small_regions};
+    #[pymodule_export]
+    use crate::surface::{boundary_counts, near_boundary, surface_distances};
     #[pymodule_export]
     use crate::upsample::{upsample_argmax, upsample_confusion, upsample_top_k};
 

@@ -2,6 +2,7 @@
 
 mod counting;
 mod crf;
+mod distance;
 mod kernel_cache;
 mod lattice;
 mod plain;
