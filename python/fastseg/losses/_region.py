@@ -33,6 +33,8 @@ class Overlap(NamedTuple):
     any_counted: Tensor
 
 
+# Least number of values that are worked on at once.
+_PORTION = 2**18
 Score: TypeAlias = Callable[[Overlap, float], tuple[Tensor, Tensor]]
 
 
@@ -186,7 +188,7 @@ def mask_overlaps(given: _pixels.Masks, *, cross_entropy: bool = False) -> tuple
 class _SigmoidSums(torch.autograd.Function):
     """One sigmoid for all sums, and one array for all of the gradient.
 
-    On a CPU image by image, so that what is between logits and sums stays in the cache and needs no
+    On a CPU a few images at a time, so that what is between logits and sums stays in the cache and needs no
     fresh memory.
     """
 
@@ -213,12 +215,14 @@ class _SigmoidSums(torch.autograd.Function):
 
 
 def _portions(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
-    """The tensors by image where that helps, else whole; None stays None."""
+    """The tensors by a few images where that helps, else whole; None stays None."""
     if logits.device.type != "cpu" or torch.compiler.is_compiling() or not logits.shape[0]:
         yield (logits, *others)
         return
-    for image in range(logits.shape[0]):
-        part = slice(image, image + 1)
+    # Fewer values per portion would cost more in starting operations than the cache saves.
+    images = -(-_PORTION // max(logits[0].numel(), 1))
+    for first in range(0, logits.shape[0], images):
+        part = slice(first, first + images)
         yield (logits[part], *(None if other is None else other[part] for other in others))
 
 
