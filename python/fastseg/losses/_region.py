@@ -188,59 +188,60 @@ def mask_overlaps(given: _pixels.Masks, *, cross_entropy: bool = False) -> tuple
 class _SigmoidSums(torch.autograd.Function):
     """One sigmoid for all sums, and one array for all of the gradient.
 
-    On a CPU a few images at a time, so that what is between logits and sums stays in the cache and needs no
-    fresh memory.
+    On a CPU a few images at a time, so that what is between logits and sums stays in the cache and
+    needs no fresh memory.
     """
 
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, masks: Tensor, weight: Tensor | None, cross_entropy: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(logits, masks, weight)
+        probs = logits.sigmoid()
+        ctx.save_for_backward(probs, masks, weight)
         ctx.cross_entropy = cross_entropy
-        parts = [_sums(x, m, w, cross_entropy) for x, m, w in _portions(logits, masks, weight)]
+        parts = [
+            _sums(x, p, m, w, cross_entropy)
+            for x, p, m, w in _portions(logits, probs, masks, weight)
+        ]
         inside, predicted, entropy = zip(*parts, strict=True)
         return torch.cat(inside), torch.cat(predicted), torch.stack(entropy).sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        logits, masks, weight = ctx.saved_tensors
-        gradient = torch.empty_like(logits)
+        probs, masks, weight = ctx.saved_tensors
+        gradient = torch.empty_like(probs)
         inside, everywhere = (sums.unsqueeze(2) for sums in gradients[:2])
         entropy = gradients[2] if ctx.cross_entropy else None
-        for x, m, w, out, i, e in _portions(logits, masks, weight, gradient, inside, everywhere):
-            _slopes(x, m, w, out, i, e, entropy)
+        for p, m, w, out, i, e in _portions(probs, masks, weight, gradient, inside, everywhere):
+            _slopes(p, m, w, out, i, e, entropy)
         return gradient, None, None, None
 
 
-def _portions(logits: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
+def _portions(values: Tensor, *others: Tensor | None) -> Iterator[tuple[Any, ...]]:
     """The tensors by a few images where that helps, else whole; None stays None."""
-    if logits.device.type != "cpu" or torch.compiler.is_compiling() or not logits.shape[0]:
-        yield (logits, *others)
+    if values.device.type != "cpu" or torch.compiler.is_compiling() or not values.shape[0]:
+        yield (values, *others)
         return
     # Fewer values per portion would cost more in starting operations than the cache saves.
-    images = -(-_PORTION // max(logits[0].numel(), 1))
-    for first in range(0, logits.shape[0], images):
+    images = -(-_PORTION // max(values[0].numel(), 1))
+    for first in range(0, values.shape[0], images):
         part = slice(first, first + images)
-        yield (logits[part], *(None if other is None else other[part] for other in others))
+        yield (values[part], *(None if other is None else other[part] for other in others))
 
 
 def _sums(
-    logits: Tensor, masks: Tensor, weight: Tensor | None, cross_entropy: bool
+    logits: Tensor, probs: Tensor, masks: Tensor, weight: Tensor | None, cross_entropy: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     entropy = logits.new_zeros(())
     if cross_entropy:
         entropy = F.binary_cross_entropy_with_logits(logits, masks, weight, reduction="sum")
-    probs = logits.sigmoid()
-    if weight is not None:
-        probs.mul_(weight)
-    predicted = probs.sum(2)
-    return probs.mul_(masks).sum(2), predicted, entropy
+    everywhere = probs if weight is None else probs * weight
+    return (probs * masks).sum(2), everywhere.sum(2), entropy
 
 
 def _slopes(
-    logits: Tensor,
+    probs: Tensor,
     masks: Tensor,
     weight: Tensor | None,
     gradient: Tensor,
@@ -249,11 +250,10 @@ def _slopes(
     entropy: Tensor | None,
 ) -> None:
     """Writes p (1 - p) (inside m + everywhere) + entropy (p - m), weighted, into `gradient`."""
-    probs = logits.sigmoid()
     torch.mul(masks, inside, out=gradient)
     gradient.add_(everywhere)
-    gradient.mul_(probs).mul_(1 - probs)
+    torch.ops.aten.sigmoid_backward.grad_input(gradient, probs, grad_input=gradient)
     if entropy is not None:
-        gradient.add_(probs.sub_(masks).mul_(entropy))
+        gradient.add_((probs - masks).mul_(entropy))
     if weight is not None:
         gradient.mul_(weight)
