@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
+from fastseg.cli.evaluate import add_parser as add_evaluate
 from fastseg.cli.exit_codes import INTERRUPTED, USAGE, UsageError
 from fastseg.cli.info import add_parser as add_info
 from fastseg.cli.refine import add_parser as add_refine
@@ -25,6 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     add_refine(commands)
     add_segment(commands)
+    add_evaluate(commands)
     add_info(commands)
     return parser
 

@@ -18,7 +18,7 @@ ROLE_ENDINGS = (
     *("_leftImg8bit", "_gtFine_labelIds", "_gtFine_labelTrainIds"),
     *("_image", "_img", "_rgb", "_photo"),
     *("_probs", "_prob", "_probabilities", "_softmax", "_scores", "_logits", "_alpha"),
-    *("_labels", "_label", "_labelmap", "_mask", "_seg", "_gt"),
+    *("_labels", "_label", "_labelmap", "_mask", "_seg", "_gt", "_pred", "_prediction"),
     *("_scribbles", "_scribble", "_annotation", "_anno", "_annot"),
 )
 _LISTED = 8
@@ -80,16 +80,17 @@ def expand(paths: Sequence[Path], suffixes: Sequence[str], what: str) -> list[Pa
     return found
 
 
-def pair_up(images: Sequence[Path], sources: Sequence[Path]) -> Pairing:
+def pair_up(images: Sequence[Path], sources: Sequence[Path], *, by_name: bool = False) -> Pairing:
     """Pair pictures and sources whose names agree.
 
-    One picture and one source always belong together. Otherwise the stems have to be equal, or
-    equal once an ending that only names the role (`_image`, `_probs`, `_labels` …) is removed.
+    One picture and one source always belong together, unless `by_name`. Otherwise the stems have
+    to be equal, or equal once an ending that only names the role (`_image`, `_probs`, `_labels` …)
+    is removed.
 
     Raises:
         UsageError: Two files of one kind have the same stem.
     """
-    if len(images) == 1 and len(sources) == 1:
+    if len(images) == 1 and len(sources) == 1 and not by_name:
         return Pairing([Pair(images[0], sources[0], stem_of(images[0]))], [], [])
     by_stem = _index(images, "images")
     sources_by_stem = _index(sources, "inputs")

@@ -47,18 +47,20 @@ def work_off(
     unit_of_one: str,
     arguments: argparse.Namespace,
     report: dict[str, Any],
+    keep_done: bool = True,
 ) -> int:
     """Do every job, keep going after failures, and tell about each.
 
     Args:
         jobs: What is to be done.
-        do: Does one of them, fills in its entry of the report and returns the line to print. A
-            job that is alone also gets a function to tell its steps to.
+        do: Does one of them, fills in its entry of the report and returns the line to print, if
+            any. A job that is alone also gets a function to tell its steps to.
         command: Name of the sub-command, for messages.
         files: The files of a job for its entry, the picture under the name "image".
         unit_of_one: What the steps of a job are called.
         arguments: With `json`, `progress` and `debug`.
-        report: Gets the entries under "files".
+        report: Gets the entries under "files", and their numbers under "done" and "failed".
+        keep_done: Whether the entries of jobs that were done stay in the report.
 
     Returns:
         The exit code.
@@ -67,7 +69,7 @@ def work_off(
 
     shown = None if arguments.progress is None else not arguments.progress
     single = len(jobs) == 1
-    failures = 0
+    report["done"] = report["failed"] = 0
     with tqdm(
         total=1 if single else len(jobs),
         desc=command,
@@ -89,9 +91,12 @@ def work_off(
             try:
                 line, stream = do(job, entry, step if single else None), sys.stdout
                 entry["status"] = "ok"
+                report["done"] += 1
+                if not keep_done:
+                    report["files"].pop()
             except KeyboardInterrupt:
                 bar.close()
-                finished = len(report["files"]) - 1
+                finished = report["done"] + report["failed"]
                 print(
                     f"fastseg {command}: interrupted; {finished} of {len(jobs)} files were done",
                     file=sys.stderr,
@@ -99,7 +104,7 @@ def work_off(
                 return INTERRUPTED
             # Whatever is wrong with one file, the others are still done.
             except Exception as error:
-                failures += 1
+                report["failed"] += 1
                 expected = isinstance(error, FastsegError | MemoryError)
                 message = str(error) or type(error).__name__
                 if not expected:
@@ -113,13 +118,14 @@ def work_off(
                     line += "\n" + traceback.format_exc()
             if not single:
                 bar.update()
-            if stream is sys.stderr or not arguments.json:
+            if line and (stream is sys.stderr or not arguments.json):
                 bar.clear()
                 print(line, file=stream, flush=True)
                 bar.refresh()
-    if failures:
-        print(f"fastseg {command}: {failures} of {len(jobs)} files failed", file=sys.stderr)
-    return SOME_FAILED if failures else OK
+    failed = report["failed"]
+    if failed:
+        print(f"fastseg {command}: {failed} of {len(jobs)} files failed", file=sys.stderr)
+    return SOME_FAILED if failed else OK
 
 
 def print_report(report: dict[str, Any], code: int, seconds: float) -> None:
@@ -127,8 +133,8 @@ def print_report(report: dict[str, Any], code: int, seconds: float) -> None:
     report["ok"] = code == OK
     report["exit_code"] = code
     report["seconds"] = seconds
-    report["done"] = sum(entry["status"] == "ok" for entry in report["files"])
-    report["failed"] = sum(entry["status"] == "failed" for entry in report["files"])
+    report.setdefault("done", 0)
+    report.setdefault("failed", 0)
     print(json.dumps(report, indent=2, default=_as_json))
 
 

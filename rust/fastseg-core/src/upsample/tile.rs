@@ -10,10 +10,11 @@ use super::logits::{self, Logits, Window};
 use crate::control::{Cancelled, Control};
 use crate::simd::{Kernel, Level, Simd, dispatch};
 
-/// Bytes of logits in a tile: they stay in the cache of a core while they are used again.
-const TILE_BYTES: usize = 640 << 10;
+/// Bytes of logits in a tile: they stay in the caches of a core while they are used again, and rows
+/// are read in long pieces.
+const TILE_BYTES: usize = 1536 << 10;
 /// Rows of cells in a tile, where there is room.
-const TILE_ROWS: usize = 8;
+const TILE_ROWS: usize = 4;
 /// Rows of pixels in a tile.
 const TILE_PIXEL_ROWS: usize = 64;
 /// Pixels in a tile.
