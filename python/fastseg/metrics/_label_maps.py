@@ -1,6 +1,6 @@
 """Predictions and targets as the engine takes them: pairs of label maps of any integer type."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from fastseg._checks import integer, one_of
 from fastseg.errors import DtypeError, LabelError, ShapeError
 
 Labels = NDArray[Any]
+_Where = Callable[[int], tuple[int, ...]]
 # Labels of a map that is not in one piece are copied this many at a time.
 _PIECE = 1 << 20
 
@@ -102,26 +103,33 @@ def count(image: Image, classes: Classes) -> NDArray[np.int64]:
     Raises:
         LabelError: a label is no class and that is to raise.
     """
-    total: NDArray[np.int64] | None = None
+    if _ready(image.pred) and _ready(image.target):
+        return _count(image, classes, image.pred, image.target, None)
+    total = np.zeros((classes.number, classes.number + 1), np.int64)
     for p, t, where in _pieces(image):
-        try:
-            counts = _rust.confusion_matrix(
-                p,
-                t,
-                classes=classes.number,
-                ignore=classes.ignore_index,
-                strict=classes.out_of_range == "raise",
-                void=True,
-            )
-        except ValueError as error:
-            match error.args:
-                case ("label", name, index, value):
-                    raise _label_error(image, classes, name, where(index), value) from None
-            raise
-        total = counts if total is None else total + counts
-    if total is None:
-        raise ShapeError(f"pred{image.name} has no pixels")
+        total += _count(image, classes, p, t, where)
     return total
+
+
+def _count(
+    image: Image, classes: Classes, p: Labels, t: Labels, where: _Where | None
+) -> NDArray[np.int64]:
+    """The counts of a piece; `where` finds the place of an index of it."""
+    try:
+        return _rust.confusion_matrix(
+            p,
+            t,
+            classes=classes.number,
+            ignore=classes.ignore_index,
+            strict=classes.out_of_range == "raise",
+            void=True,
+        )
+    except ValueError as error:
+        match error.args:
+            case ("label", name, index, value):
+                place = where(index) if where else _place(index, p.shape)
+                raise _label_error(image, classes, name, place, value) from None
+        raise
 
 
 def label_error(image: Image, classes: Classes, void: NDArray[np.bool_]) -> LabelError:
@@ -180,23 +188,27 @@ def _image(p: Labels, t: Labels, name: str) -> Image:
     return Image(p, t, name)
 
 
-def _pieces(image: Image) -> Iterator[tuple[Labels, Labels, Any]]:
+def _pieces(image: Image) -> Iterator[tuple[Labels, Labels, _Where]]:
     """Both maps in pieces without gaps, and what finds the place of an index of a piece."""
     p, t = image.pred, image.target
     # Counting knows no order: what lies column by column is read like that.
     turned = not p.flags.c_contiguous and p.flags.f_contiguous and t.flags.f_contiguous
     if turned:
         p, t = p.T, t.T
-    rows = max(1, _PIECE * len(p) // p.size) if not _ready(p) or not _ready(t) else len(p)
+    rows = len(p) if _ready(p) and _ready(t) else max(1, _PIECE * len(p) // p.size)
     for first in range(0, len(p), rows):
         one, other = p[first : first + rows], t[first : first + rows]
 
-        def place(index: int, first: int = first, shape: Any = one.shape) -> tuple[int, ...]:
-            found = [int(i) for i in np.unravel_index(index, shape)]
-            found[0] += first
-            return tuple(reversed(found) if turned else found)
+        def where(index: int, first: int = first, shape: Any = one.shape) -> tuple[int, ...]:
+            place = _place(index, shape)
+            place = (place[0] + first, *place[1:])
+            return place[::-1] if turned else place
 
-        yield _prepared(one), _prepared(other), place
+        yield _prepared(one), _prepared(other), where
+
+
+def _place(index: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(index, shape))
 
 
 def _ready(array: Labels) -> bool:
