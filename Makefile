@@ -17,10 +17,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rust test-python test-asan lint format bench gate wheel clean
+.PHONY: help setup demo test test-rust test-python test-transformers-old test-asan lint format bench gate wheel clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # A stamp in the environment says what has been installed there, and is as old as that.
 $(VENV)/.stamp-venv:
@@ -56,6 +56,16 @@ test-rust: ## Run the tests of the Rust engine alone, for each instruction set
 
 test-python: setup ## Run the Python tests (PYTEST_ARGS='-k refine' picks some)
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+# An environment inside the environment: its own transformers, everything else from outside.
+OLD := $(VENV)/transformers-old
+
+test-transformers-old: setup ## Run the tests of fastseg.accelerate with a transformers before 5.9
+	$(BIN)/python -m venv --without-pip $(OLD)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(OLD)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/outside.pth"
+	$(OLD)/bin/python -m pip install 'transformers<5.9'
+	$(OLD)/bin/python -I -m pytest tests/acceleration $(PYTEST_ARGS)
 
 test-asan: ## Run the engine's tests under AddressSanitizer (needs a nightly toolchain)
 	RUSTFLAGS=-Zsanitizer=address cargo +nightly test --package fastseg-core \
