@@ -74,10 +74,8 @@ def border_weight_map(
     if reach > _REACH_32:
         raise ParameterError(f"sigma must be at most {sigma * _REACH_32 / reach:.0f}, got {sigma}")
     cells = _cells(array, reach)
-    weights = np.empty(array.shape, np.float32)
-    pictures = cells if array.ndim == 3 else cells[np.newaxis]
-    for picture, out in zip(pictures, weights.reshape(pictures.shape), strict=True):
-        out[:] = _rust.border_weights(
+    weights = [
+        _rust.border_weights(
             picture.reshape(-1),
             picture.shape[1],
             w0=w0,
@@ -85,7 +83,9 @@ def border_weight_map(
             class_weights=_class_weights(class_weights, picture),
             everywhere=where == "everywhere",
         ).reshape(picture.shape)
-    return restore(weights)
+        for picture in (cells if array.ndim == 3 else [cells])
+    ]
+    return restore(np.stack(weights) if array.ndim == 3 else weights[0])
 
 
 def _cells(instances: NDArray[Any], reach: int) -> NDArray[np.uint16] | NDArray[np.uint32]:

@@ -10,8 +10,9 @@ use rayon::prelude::*;
 use crate::control::{Cancelled, Control};
 use crate::simd::{Kernel, Simd, dispatch};
 
-/// Rows that one task works on.
-const BAND: usize = 64;
+/// Rows that one task works on, at most; tasks come in fours, so that few threads share them evenly.
+const BAND: usize = 80;
+const EVENLY: usize = 4;
 /// Pixels that are worked on together.
 const BLOCK: usize = 64;
 /// Columns merged between two looks at whether that is far enough.
@@ -100,11 +101,12 @@ pub fn border_weights<T: Cell>(
     let height = cells.len() / width;
     // Beyond the picture there is no cell.
     let reach = border.reach().min(T::REACH).min(height.max(width));
-    out.par_chunks_mut(BAND * width).enumerate().try_for_each_init(
-        || Band::new(width, reach),
+    let rows = height.div_ceil(height.div_ceil(BAND).next_multiple_of(EVENLY));
+    out.par_chunks_mut(rows * width).enumerate().try_for_each_init(
+        || Band::new(rows, width, reach),
         |band, (task, out)| {
             control.check()?;
-            dispatch(Weights { cells, border, first: task * BAND, band, out });
+            dispatch(Weights { cells, border, first: task * rows, band, out });
             Ok(())
         },
     )
@@ -157,14 +159,14 @@ struct Band<T> {
 }
 
 impl<T: Cell> Band<T> {
-    fn new(width: usize, reach: usize) -> Self {
+    fn new(rows: usize, width: usize, reach: usize) -> Self {
         let padded = width.next_multiple_of(BLOCK) + 2 * reach;
         Self {
             width,
             reach,
             padded,
             sweep: Nearest::none(width),
-            columns: Nearest::none(BAND * padded),
+            columns: Nearest::none(rows * padded),
         }
     }
 
@@ -203,8 +205,8 @@ impl<T: Cell> Band<T> {
         let [cell, second_cell] = &mut self.columns.cell;
         let (far, second_far) = (&mut far[at..][..width], &mut second_far[at..][..width]);
         let (cell, second_cell) = (&mut cell[at..][..width], &mut second_cell[at..][..width]);
-        let [below_far, below_second_far] = &self.sweep.far;
-        let [below_cell, below_second_cell] = &self.sweep.cell;
+        let [below_far, below_second_far] = self.sweep.far.each_ref().map(|far| &far[..width]);
+        let [below_cell, below_second_cell] = self.sweep.cell.each_ref().map(|cell| &cell[..width]);
         for x in 0..width {
             let mut two = (far[x], cell[x], second_far[x], second_cell[x]);
             two = merge(two, below_far[x], below_cell[x]);
@@ -216,25 +218,43 @@ impl<T: Cell> Band<T> {
         }
     }
 
-    /// The squared distances of a block of pixels to their two nearest cells.
+    /// The squared distances of a block of pixels to their two nearest cells, as far as the sum of
+    /// the distances is within reach. Only the pixels that are `asked` for are looked at.
     #[inline(always)]
-    fn look(&self, row: usize, first: usize) -> ([T; BLOCK], [T; BLOCK]) {
+    fn look(&self, row: usize, first: usize, asked: &[bool; BLOCK]) -> ([T; BLOCK], [T; BLOCK]) {
         let at = row * self.padded + self.reach + first;
         let mut near = block(&self.columns.far[0], at);
         let mut cell = block(&self.columns.cell[0], at);
         let mut second = block(&self.columns.far[1], at);
         let mut step = 1;
-        while step <= self.reach {
-            let square = T::new(step * step);
-            if second.iter().fold(second[0], |most, &x| most.max(x)) <= square {
-                break;
-            }
+        while step <= self.reach && (step * step) as f32 <= self.farthest(&near, &second, asked) {
             for step in step..(step + STRIDE).min(self.reach + 1) {
                 self.merge_columns(at, step, &mut near, &mut cell, &mut second);
             }
             step += STRIDE;
         }
         (near, second)
+    }
+
+    /// The square of the farthest step that can still matter to a pixel.
+    ///
+    /// What lies `s` away can become the second-nearest if it is nearer than that, and matters if
+    /// its distance and that of the nearest are within reach together; it can become the nearest
+    /// and matter, with something farther, up to half the reach.
+    #[inline(always)]
+    fn farthest(&self, near: &[T; BLOCK], second: &[T; BLOCK], asked: &[bool; BLOCK]) -> f32 {
+        // Whole steps were cut off, and square roots are rounded.
+        let reach = self.reach as f32 + 1.01;
+        let mut bounds = [0.0f32; BLOCK];
+        for (((bound, &near), &second), &asked) in
+            bounds.iter_mut().zip(near).zip(second).zip(asked)
+        {
+            let room = (reach - near.float().sqrt()).max(reach / 2.0);
+            let least = second.float().min(room * room);
+            *bound = if asked { least } else { 0.0 };
+        }
+        // Floats that are not negative compare as their bits do, and those in vectors.
+        f32::from_bits(bounds.iter().fold(0, |most, bound| most.max(bound.to_bits())))
     }
 
     /// Merges the columns `step` to the left and to the right.
@@ -330,10 +350,13 @@ impl<T: Cell> Kernel for Weights<'_, T> {
             out.chunks_exact_mut(width).zip(cells.chunks_exact(width)).enumerate()
         {
             for (i, (out, cells)) in out.chunks_mut(BLOCK).zip(cells.chunks(BLOCK)).enumerate() {
-                let asked = border.everywhere || cells.contains(&T::NONE);
+                let mut asked = [false; BLOCK];
+                for (asked, &cell) in asked.iter_mut().zip(cells) {
+                    *asked = border.everywhere || cell == T::NONE;
+                }
                 let mut term = [0.0; BLOCK];
-                if asked {
-                    let (near, second) = band.look(y, i * BLOCK);
+                if asked.iter().fold(false, |any, &asked| any | asked) {
+                    let (near, second) = band.look(y, i * BLOCK, &asked);
                     // SAFETY: the caller has the instruction set.
                     unsafe { terms::<T, S>(&near, &second, border, &mut term) };
                 }
