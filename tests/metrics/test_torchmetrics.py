@@ -243,7 +243,7 @@ def test_two_processes(tmp_path):
         )
         for rank in range(2)
     ]
-    outputs = [process.communicate(timeout=240) for process in running]
+    outputs = [process.communicate(timeout=600) for process in running]
     for process, (_, errors) in zip(running, outputs, strict=True):
         assert process.returncode == 0, errors
     first, second = (json.loads(output.splitlines()[-1]) for output, _ in outputs)
