@@ -350,7 +350,7 @@ class TestWhatIsLeft:
 
         model = build()
         for module in model.modules():
-            for name, child in list(module.named_children()):
+            for child in module.children():
                 if type(child) is nn.Linear:
                     child.__class__ = Adapter
         image = torch.randn(1, 3, 64, 64)
