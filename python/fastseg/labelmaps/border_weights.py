@@ -60,8 +60,9 @@ def border_weight_map(
         >>> import numpy as np
         >>> from fastseg import labelmaps
         >>> cells = np.array([[1, 1, 0, 2, 2, 0, 0, 0]])
-        >>> labelmaps.border_weight_map(cells).round(2).tolist()
-        [[1.0, 1.0, 10.23, 1.0, 1.0, 7.07, 4.75, 2.98]]
+        >>> labelmaps.border_weight_map(cells).round(2)
+        array([[ 1.  ,  1.  , 10.23,  1.  ,  1.  ,  7.07,  4.75,  2.98]],
+              dtype=float32)
     """
     w0, sigma = number("w0", w0, least=0), positive("sigma", sigma)
     one_of("where", where, ("background", "everywhere"))
