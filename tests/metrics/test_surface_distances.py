@@ -217,6 +217,19 @@ def test_all_labels_in_one_call(shape: tuple[int, ...], method: Any) -> None:
         assert np.isnan(together[7])
 
 
+@pytest.mark.parametrize("shape", [(9, 1, 11), (1, 9, 11), (9, 11, 1), (1, 1, 9)], ids=str)
+def test_thin_volumes_are_no_pictures(shape: tuple[int, int, int]) -> None:
+    random = np.random.default_rng(8)
+    case = Case("", random.random(shape) < 0.6, random.random(shape) < 0.6, (2.0, 1.0, 0.5))
+    theirs, ours = deepmind(case), found(case, "deepmind")
+    np.testing.assert_allclose(ours.target_to_pred, theirs["distances_gt_to_pred"], rtol=DOUBLE)
+    np.testing.assert_allclose(ours.pred_weights, theirs["surfel_areas_pred"], rtol=DOUBLE)
+    assert len(found(case, "monai").pred_to_target) == case.pred.sum()
+    labels = case.pred.astype(np.uint8), case.target.astype(np.uint8)
+    both = metrics.hausdorff_distance(*labels, num_classes=2, spacing=case.spacing)
+    assert both[1] == ours.hausdorff()
+
+
 def test_a_tolerance_for_each_class() -> None:
     pred, target = label_maps((40, 50), 4)
     shares = metrics.surface_dice(pred, target, num_classes=4, tolerance=[0, 1, 2, 3])

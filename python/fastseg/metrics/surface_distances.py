@@ -227,6 +227,7 @@ def _one_image(
     pair: Pair, num_classes: int | None, spacing: Spacing | None, method: Method
 ) -> list[SurfaceDistances]:
     per_axis = spacing_per_axis(spacing, len(pair.shape))
+    pair = _thickened(pair, num_classes)
     cells = method == "deepmind"
     weights = cell_weights(per_axis) if cells else np.ones(256)
     try:
@@ -247,6 +248,21 @@ def _one_image(
         SurfaceDistances(forth, back, forth_weights, back_weights, method)
         for forth, forth_weights, back, back_weights in found
     ]
+
+
+def _thickened(pair: Pair, num_classes: int | None) -> Pair:
+    """A volume of one row with an empty one beside it: the engine takes it for a picture else."""
+    if len(pair.shape) != 3 or pair.shape[1] != 1:
+        return pair
+    empty = 0
+    if num_classes is not None:
+        empty = num_classes if pair.ignored is None else pair.ignored
+    widths = ((0, 0), (0, 1), (0, 0))
+    pred, target = (
+        np.pad(labels.astype(np.int64), widths, constant_values=empty)
+        for labels in (pair.pred, pair.target)
+    )
+    return Pair(pred, target, pair.count, None if num_classes is None else empty)
 
 
 def _percentile(percentile: float) -> float:
