@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         losses,
         metrics,
         models,
+        ops,
         threads,
     )
     from fastseg.acceleration import accelerate, acceleration_report, restore

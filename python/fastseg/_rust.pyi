@@ -25,6 +25,14 @@ __all__ = [
     "kernel_cache_bytes",
     "kernel_cache_limit",
     "set_kernel_cache_limit",
+    "depthwise_conv_gelu",
+    "depthwise_conv_gelu_backward",
+    "folded_decoder",
+    "sequence_reduced_attention",
+    "sequence_reduced_attention_backward",
+    "upsample_cross_entropy",
+    "upsample_sum",
+    "upsample_sum_backward",
     "upsample_argmax",
     "upsample_confusion",
     "upsample_top_k",
@@ -200,3 +208,45 @@ def confusion_matrix(
     strict: bool,
     void: bool,
 ) -> NDArray[np.int64]: ...
+
+# Flat, and written to where the name is `out`, `lse` or begins with `d_`.
+_Map: TypeAlias = tuple[int, int, int]
+_Shape4: TypeAlias = tuple[int, int, int, int]
+_Shape5: TypeAlias = tuple[int, int, int, int, int]
+
+def sequence_reduced_attention(
+    query: _F32, key: _F32, value: _F32, shape: _Shape5, out: _F32, lse: _F32
+) -> None: ...
+def sequence_reduced_attention_backward(
+    given: Sequence[_F32], shape: _Shape5, d_query: _F32, d_key: _F32, d_value: _F32
+) -> None: ...
+def depthwise_conv_gelu(
+    tokens: _F32, weight: _F32, bias: _F32, shape: _Shape4, out: _F32
+) -> None: ...
+def depthwise_conv_gelu_backward(
+    given: Sequence[_F32], shape: _Shape4, d_tokens: _F32, d_weight: _F32, d_bias: _F32
+) -> None: ...
+def upsample_sum(
+    data: Sequence[_F32], shapes: Sequence[_Map], bias: _F32, batch: int, out: _F32
+) -> None: ...
+def upsample_sum_backward(
+    grad: _F32, shape: _Map, batch: int, size: tuple[int, int], out: _F32
+) -> None: ...
+def folded_decoder(
+    features: Sequence[_F32],
+    shapes: Sequence[_Map],
+    weights: Sequence[_F32],
+    matrices: Sequence[_F32],
+    batch: int,
+    out: _F32,
+) -> None: ...
+def upsample_cross_entropy(
+    logits: _F32,
+    target: NDArray[np.int64],
+    shape: _Shape4,
+    size: tuple[int, int],
+    *,
+    ignore_index: int,
+    align_corners: bool,
+    d_logits: _F32,
+) -> float: ...

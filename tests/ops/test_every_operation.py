@@ -11,7 +11,7 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 3e-2, to
 
 
 # Backends that run every operation on this machine.
-RUNNING = ["reference", "torch"]
+RUNNING = ["reference", "torch", "rust"]
 
 
 def difference(got: torch.Tensor, expected: torch.Tensor) -> float:
@@ -101,7 +101,7 @@ def test_other_dtypes_on_a_cpu(case, dtype) -> None:
     assert difference(got, expected) <= TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("backend", ["triton"])
+@pytest.mark.parametrize("backend", ["rust", "triton"])
 def test_a_backend_that_cannot_run_raises(case, backend) -> None:
     expected = "not built yet" if backend == "triton" else "float32 tensors on a CPU"
     with ops.use_backend(backend), pytest.raises(BackendError, match=expected):

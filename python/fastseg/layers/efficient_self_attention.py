@@ -1,5 +1,6 @@
 """Self-attention over tokens whose keys and values stand for squares of them."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -61,7 +62,7 @@ class EfficientSelfAttention(nn.Module):
         reduced = tokens
         if self.reduce is not None and self.reduce_norm is not None:
             side = self.reduce.kernel_size[0]
-            if min(tokens.shape[1:3]) < side:
+            if not torch.compiler.is_exporting() and min(tokens.shape[1:3]) < side:
                 raise ShapeError(
                     f"tokens: expected at least {side}x{side} for the reduction of keys and "
                     f"values, got {tokens.shape[1]}x{tokens.shape[2]}; enlarge or pad the picture"

@@ -11,6 +11,7 @@ Example:
 from fastseg.models._base import SegmentationModel, SegmentationOutput
 from fastseg.models._registry import create_model, list_models, register
 from fastseg.models.deeplab import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus
+from fastseg.models.export_onnx import export_onnx
 from fastseg.models.fcn import FCN, FCNResNet
 from fastseg.models.segformer import MixTransformer, SegFormer, SegFormerClassifier
 from fastseg.models.segnet import SegNet
@@ -40,6 +41,7 @@ __all__ = [
     "UNet3Plus",
     "UNetPlusPlus",
     "create_model",
+    "export_onnx",
     "list_models",
     "register",
 ]

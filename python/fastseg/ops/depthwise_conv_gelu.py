@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastseg import _rust as _rust_engine
 from fastseg.errors import DtypeError, ShapeError
 from fastseg.ops import reference
 from fastseg.ops._backends import chosen_backend, implementation, is_decomposed
+from fastseg.ops._engine import flat, flats
 
 _aten = torch.ops.aten
 
@@ -71,7 +73,21 @@ def _torch(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.gelu(hidden).contiguous()
 
 
-_FORWARD = {"reference": reference.depthwise_conv_gelu, "torch": _torch}
+def _rust(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    out = tokens.new_empty(tokens.shape)
+    if out.numel():
+        _rust_engine.depthwise_conv_gelu(
+            flat(tokens), flat(weight), flat(bias), _sizes(tokens), flat(out)
+        )
+    return out
+
+
+def _sizes(tokens: Tensor) -> tuple[int, int, int, int]:
+    batch, height, width, channels = tokens.shape
+    return batch, height, width, channels
+
+
+_FORWARD = {"reference": reference.depthwise_conv_gelu, "torch": _torch, "rust": _rust}
 
 
 @torch.library.custom_op("fastseg::depthwise_conv_gelu", mutates_args=())
@@ -127,7 +143,22 @@ def _backward_reference(
     return d_padded[:, 1:-1, 1:-1].contiguous(), d_weight, inner.sum(dim=(0, 1, 2))
 
 
-_BACKWARD = {"reference": _backward_reference, "torch": _backward_torch}
+def _backward_rust(
+    grad: Tensor, tokens: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    dx, dw, db = (x.new_zeros(x.shape) for x in (tokens, weight, bias))
+    if dx.numel():
+        _rust_engine.depthwise_conv_gelu_backward(
+            flats([grad, tokens, weight, bias]), _sizes(tokens), flat(dx), flat(dw), flat(db)
+        )
+    return dx, dw, db
+
+
+_BACKWARD = {
+    "reference": _backward_reference,
+    "torch": _backward_torch,
+    "rust": _backward_rust,
+}
 
 
 @torch.library.custom_op("fastseg::depthwise_conv_gelu_backward", mutates_args=())

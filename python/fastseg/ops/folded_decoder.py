@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastseg import _rust as _rust_engine
 from fastseg.errors import ShapeError
 from fastseg.ops import reference
 from fastseg.ops._backends import chosen_backend, implementation, is_decomposed
+from fastseg.ops._engine import flat, flats
 from fastseg.ops.token_linear import token_linear
-from fastseg.ops.upsample_sum import check_maps, downsample, upsample_sum
+from fastseg.ops.upsample_sum import check_maps, downsample, map_shapes, upsample_sum
 
 
 def folded_decoder(
@@ -105,7 +107,27 @@ def _torch(
     return logits.permute(0, 3, 1, 2).contiguous()
 
 
-_FORWARD = {"reference": reference.folded_decoder, "torch": _torch}
+def _rust(
+    features: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    bias: Tensor,
+    classifier_weight: Tensor,
+    classifier_bias: Tensor,
+) -> Tensor:
+    batch, height, width = features[0].shape[:3]
+    out = features[0].new_empty(batch, classifier_weight.shape[0], height, width)
+    _rust_engine.folded_decoder(
+        flats(list(features)),
+        map_shapes(features),
+        flats(list(weights)),
+        flats([bias, classifier_weight, classifier_bias]),
+        batch,
+        flat(out),
+    )
+    return out
+
+
+_FORWARD = {"reference": reference.folded_decoder, "torch": _torch, "rust": _rust}
 
 
 @torch.library.custom_op("fastseg::folded_decoder", mutates_args=())

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastseg import _rust as _rust_engine
 from fastseg.errors import DtypeError, ShapeError
 from fastseg.ops import reference
 from fastseg.ops._backends import chosen_backend, implementation, is_decomposed
+from fastseg.ops._engine import flat, flats
 
 _aten = torch.ops.aten
 
@@ -88,7 +90,7 @@ def _log_sum_exp(query: Tensor, key: Tensor, num_heads: int) -> Tensor:
     q, k = (_split_heads(x, num_heads) for x in (query, key))
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
     exact = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    lse: Tensor = exact.logsumexp(dim=-1)
+    lse: Tensor = exact.logsumexp(dim=-1).transpose(1, 2).contiguous()
     return lse
 
 
@@ -96,12 +98,27 @@ def _torch(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> tuple[T
     q, k, v = (_split_heads(x, num_heads) for x in (query, key, value))
     if query.device.type == "cpu":
         out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
-        return _heads_together(out).contiguous(), lse.contiguous()
+        return _heads_together(out).contiguous(), lse.transpose(1, 2).contiguous()
     out = F.scaled_dot_product_attention(q, k, v)
     return _heads_together(out).contiguous(), _log_sum_exp(query, key, num_heads)
 
 
-_FORWARD = {"reference": _reference, "torch": _torch}
+def _rust(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+    out = query.new_empty(query.shape)
+    lse = query.new_empty(*query.shape[:2], num_heads)
+    shape = _sizes(query, key, num_heads)
+    _rust_engine.sequence_reduced_attention(
+        flat(query), flat(key), flat(value), shape, flat(out), flat(lse)
+    )
+    return out, lse
+
+
+def _sizes(query: Tensor, key: Tensor, num_heads: int) -> tuple[int, int, int, int, int]:
+    batch, queries, channels = query.shape
+    return batch, queries, key.shape[1], num_heads, channels // num_heads
+
+
+_FORWARD = {"reference": _reference, "torch": _torch, "rust": _rust}
 
 
 @torch.library.custom_op("fastseg::sequence_reduced_attention", mutates_args=())
@@ -118,17 +135,17 @@ def _(
     query: Tensor, key: Tensor, value: Tensor, num_heads: int, backend: str
 ) -> tuple[Tensor, Tensor]:
     dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
-    lse = query.new_empty((query.shape[0], num_heads, query.shape[1]), dtype=dtype)
+    lse = query.new_empty((*query.shape[:2], num_heads), dtype=dtype)
     return query.new_empty(query.shape), lse
 
 
 def _backward_plain(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    num_heads = lse.shape[1]
+    num_heads = lse.shape[2]
     g, q, k, v, o = (_split_heads(x, num_heads) for x in (grad, query, key, value, out))
     scale = q.shape[-1] ** -0.5
-    p = (q @ k.transpose(-1, -2) * scale - lse[..., None].to(q.dtype)).exp()
+    p = (q @ k.transpose(-1, -2) * scale - lse.transpose(1, 2)[..., None].to(q.dtype)).exp()
     ds = p * (g @ v.transpose(-1, -2) - (g * o).sum(dim=-1, keepdim=True)) * scale
     dq, dk, dv = ds @ k, ds.transpose(-1, -2) @ q, p.transpose(-1, -2) @ g
     return _contiguous(dq, dk, dv)
@@ -139,7 +156,8 @@ def _backward_torch(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if query.device.type != "cpu":
         return _backward_plain(grad, query, key, value, out, lse)
-    g, q, k, v, o = (_split_heads(x, lse.shape[1]) for x in (grad, query, key, value, out))
+    g, q, k, v, o = (_split_heads(x, lse.shape[2]) for x in (grad, query, key, value, out))
+    lse = lse.transpose(1, 2).contiguous()
     return _contiguous(
         *_aten._scaled_dot_product_flash_attention_for_cpu_backward(g, q, k, v, o, lse, 0.0, False)
     )
@@ -150,7 +168,21 @@ def _contiguous(dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor, Tensor, Ten
     return dq, dk, dv
 
 
-_BACKWARD = {"reference": _backward_plain, "torch": _backward_torch}
+def _backward_rust(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = (x.new_empty(x.shape) for x in (query, key, value))
+    _rust_engine.sequence_reduced_attention_backward(
+        flats([grad, query, key, value, out, lse]),
+        _sizes(query, key, lse.shape[2]),
+        flat(dq),
+        flat(dk),
+        flat(dv),
+    )
+    return dq, dk, dv
+
+
+_BACKWARD = {"reference": _backward_plain, "torch": _backward_torch, "rust": _backward_rust}
 
 
 @torch.library.custom_op("fastseg::sequence_reduced_attention_backward", mutates_args=())

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastseg import _rust as _rust_engine
 from fastseg.errors import DtypeError, ShapeError
 from fastseg.ops import reference
 from fastseg.ops._backends import chosen_backend, implementation, is_decomposed
@@ -55,7 +56,18 @@ def _reference(logits: Tensor, size: Sequence[int], align_corners: bool) -> Tens
     return reference.upsample_argmax(logits, size, align_corners=align_corners)
 
 
-_FORWARD = {"reference": _reference, "torch": _reference}
+def _rust(logits: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    labels = _rust_engine.upsample_argmax(
+        logits.detach().numpy(),
+        height=size[0],
+        width=size[1],
+        align_corners=align_corners,
+        brain=False,
+    )
+    return torch.from_numpy(labels).long()
+
+
+_FORWARD = {"reference": _reference, "torch": _reference, "rust": _rust}
 
 
 @torch.library.custom_op("fastseg::upsample_argmax", mutates_args=())

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastseg import _rust as _rust_engine
 from fastseg.errors import DtypeError, LabelError, ShapeError
 from fastseg.ops import reference
 from fastseg.ops._backends import chosen_backend, implementation, is_decomposed
+from fastseg.ops._engine import flat
 from fastseg.ops.upsample_argmax import check_logits
 
 # Full-resolution logits that the torch backend holds at a time.
@@ -162,7 +164,25 @@ def _shrink(x: Tensor, taps: tuple[Tensor, Tensor, Tensor], size: int, *, dim: i
     return out.index_add_(dim, second, x * weight)
 
 
-_FORWARD = {"reference": _reference, "torch": _torch}
+def _rust(
+    logits: Tensor, target: Tensor, ignore_index: int, align_corners: bool, gradient: bool
+) -> tuple[Tensor, Tensor]:
+    _check_labels(target, logits.shape[1], ignore_index)
+    batch, classes, height, width = logits.shape
+    d_logits = logits.new_empty(logits.shape if gradient else (0,))
+    loss = _rust_engine.upsample_cross_entropy(
+        flat(logits),
+        flat(target),
+        (batch, classes, height, width),
+        (target.shape[1], target.shape[2]),
+        ignore_index=ignore_index,
+        align_corners=align_corners,
+        d_logits=flat(d_logits),
+    )
+    return logits.new_tensor(loss), d_logits
+
+
+_FORWARD = {"reference": _reference, "torch": _torch, "rust": _rust}
 
 
 @torch.library.custom_op("fastseg::upsample_cross_entropy", mutates_args=())

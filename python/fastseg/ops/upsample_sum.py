@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastseg import _rust as _rust_engine
 from fastseg.errors import DtypeError, ShapeError
 from fastseg.ops import reference
 from fastseg.ops._backends import chosen_backend, implementation, is_decomposed
+from fastseg.ops._engine import flat, flats
 
 
 def upsample_sum(maps: Sequence[Tensor], bias: Tensor) -> Tensor:
@@ -76,7 +78,19 @@ def _torch(maps: Sequence[Tensor], bias: Tensor) -> Tensor:
     return total.contiguous()
 
 
-_FORWARD = {"reference": reference.upsample_sum, "torch": _torch}
+def _rust(maps: Sequence[Tensor], bias: Tensor) -> Tensor:
+    out = maps[0].new_empty(maps[0].shape)
+    shapes = map_shapes(maps)
+    _rust_engine.upsample_sum(flats(list(maps)), shapes, flat(bias), out.shape[0], flat(out))
+    return out
+
+
+def map_shapes(maps: Sequence[Tensor]) -> list[tuple[int, int, int]]:
+    """The (h, w, C) of (B, h, w, C) maps."""
+    return [(x.shape[1], x.shape[2], x.shape[3]) for x in maps]
+
+
+_FORWARD = {"reference": reference.upsample_sum, "torch": _torch, "rust": _rust}
 
 
 @torch.library.custom_op("fastseg::upsample_sum", mutates_args=())
@@ -119,7 +133,23 @@ def _enlarging_matrix(size: int, full: int, like: Tensor) -> Tensor:
     return F.interpolate(unit, size=full, mode="linear", align_corners=False)[0].T
 
 
-_DOWNSAMPLE = {"reference": _downsample_reference, "torch": _downsample_torch}
+def _downsample_rust(grad: Tensor, heights: Sequence[int], widths: Sequence[int]) -> list[Tensor]:
+    (shape,) = map_shapes([grad])
+    results = []
+    for height, width in zip(heights, widths, strict=True):
+        down = grad.new_empty(grad.shape[0], height, width, grad.shape[3])
+        _rust_engine.upsample_sum_backward(
+            flat(grad), shape, grad.shape[0], (height, width), flat(down)
+        )
+        results.append(down)
+    return results
+
+
+_DOWNSAMPLE = {
+    "reference": _downsample_reference,
+    "torch": _downsample_torch,
+    "rust": _downsample_rust,
+}
 
 
 @torch.library.custom_op("fastseg::upsample_sum_backward", mutates_args=())

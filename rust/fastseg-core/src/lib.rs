@@ -12,4 +12,5 @@ pub mod memory;
 pub mod simd;
 pub mod surface;
 pub mod threads;
+pub mod tokens;
 pub mod upsample;

@@ -109,6 +109,8 @@ pub unsafe trait Simd: Copy + blocks::Blocks {
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     /// `a * b`.
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`.
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once where the machine can.
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// `a * b + c` of single floats, rounded once where the machine can.
@@ -183,8 +185,9 @@ pub unsafe trait Simd: Copy + blocks::Blocks {
     unsafe fn exp2(x: Self::V) -> Self::V {
         // SAFETY: the same instruction set as the caller's.
         unsafe {
-            let x = Self::max(x, Self::splat(LOWEST_EXPONENT));
-            let x = Self::min(x, Self::splat(-LOWEST_EXPONENT));
+            // The second operand is what comes of NaN: it passes.
+            let x = Self::max(Self::splat(LOWEST_EXPONENT), x);
+            let x = Self::min(Self::splat(-LOWEST_EXPONENT), x);
             let n = Self::round(x);
             let f = Self::sub(x, n);
             // Least-squares polynomial for 2^f, |f| ≤ ½, relative error 2e-9.
@@ -297,6 +300,10 @@ unsafe impl Simd for Baseline {
         std::array::from_fn(|i| a[i] * b[i])
     }
     #[inline(always)]
+    unsafe fn div(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| a[i] / b[i])
+    }
+    #[inline(always)]
     unsafe fn mul_add(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
         // Not f32::mul_add: without the instruction that is a slow library call.
         std::array::from_fn(|i| a[i] * b[i] + c[i])
@@ -402,6 +409,10 @@ pub(crate) mod x86 {
         #[inline(always)]
         unsafe fn mul(a: __m512, b: __m512) -> __m512 {
             unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn div(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_div_ps(a, b) }
         }
         #[inline(always)]
         unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
@@ -563,6 +574,10 @@ pub(crate) mod x86 {
             unsafe { _mm256_mul_ps(a, b) }
         }
         #[inline(always)]
+        unsafe fn div(a: __m256, b: __m256) -> __m256 {
+            unsafe { _mm256_div_ps(a, b) }
+        }
+        #[inline(always)]
         unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
             unsafe { _mm256_fmadd_ps(a, b, c) }
         }
@@ -700,6 +715,10 @@ pub(crate) mod arm {
         #[inline(always)]
         unsafe fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t {
             unsafe { vmulq_f32(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn div(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+            unsafe { vdivq_f32(a, b) }
         }
         #[inline(always)]
         unsafe fn mul_add(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {

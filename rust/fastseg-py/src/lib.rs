@@ -8,6 +8,7 @@ mod labels;
 mod memory;
 mod regions;
 mod surface;
+mod tokens;
 mod upsample;
 
 use pyo3::prelude::*;
@@ -36,6 +37,12 @@ mod _rust {
     use crate::regions::{border_reach, border_weights, connected_components, small_regions};
     #[pymodule_export]
     use crate::surface::{boundary_counts, near_boundary, surface_distances};
+    #[pymodule_export]
+    use crate::tokens::{
+        depthwise_conv_gelu, depthwise_conv_gelu_backward, folded_decoder,
+        sequence_reduced_attention, sequence_reduced_attention_backward, upsample_cross_entropy,
+        upsample_sum, upsample_sum_backward,
+    };
     #[pymodule_export]
     use crate::upsample::{upsample_argmax, upsample_confusion, upsample_top_k};
 
