@@ -18,6 +18,7 @@ from typing import Any
 
 import compare
 import contests
+import implementations
 
 LIMITS = Path(__file__).resolve().parent / "limits.toml"
 # Peak memory beyond inputs and output that a contest may use where `limits.toml` says nothing.
@@ -73,17 +74,15 @@ def checks(results: Sequence[dict[str, Any]], limits: dict[str, Any], memory: bo
             elif kind == "memory" and memory:
                 value = peaks[ours] / peaks["pydensecrf"] if ours in peaks else None
                 found.append(Check(name, key, limit, value, at_least=False))
-        for key, field, at_least in (
-            ("max_difference", "max_abs", False),
-            ("same_label", "argmax_equal", True),
-        ):
-            values = [
-                row["agreement"][field]
-                for label, row in rows.items()
-                if label.startswith("fastseg") and row["agreement"]
-            ]
-            worst = (min(values) if at_least else max(values)) if values else None
-            found.append(Check(name, key, agreement[key], worst, at_least))
+        found_agreements = [
+            implementations.Agreement(**row["agreement"])
+            for label, row in rows.items()
+            if label.startswith("fastseg") and row["agreement"]
+        ]
+        error = max((one.error for one in found_agreements), default=None)
+        found.append(Check(name, "max_difference", agreement["max_difference"], error, False))
+        equal = min((one.argmax_equal for one in found_agreements), default=None)
+        found.append(Check(name, "same_label", agreement["same_label"], equal, True))
     return found
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastseg import (
         acceleration,
         augment,
+        checkpoints,
         cli,
         compat,
         crf,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
         threads,
     )
     from fastseg.acceleration import accelerate, acceleration_report, restore
-    from fastseg.checkpoints import load
+    from fastseg.checkpoints.load import load
     from fastseg.inference.predict import predict
     from fastseg.models import create_model, list_models
     from fastseg.threads import get_num_threads, set_num_threads

@@ -192,3 +192,16 @@ def test_torch_reference_agrees_with_pydensecrf() -> None:
     assert found.argmax_equal == 1.0
     # The problem is not trivial: inference moved the probabilities.
     assert np.abs(expected - probs).max() > 0.1
+    # In float64 the rounding that keeps the two apart is gone from one of them.
+    exact = implementations.with_exact(found, case, expected, expected + np.float32(1e-3)).exact
+    assert exact[0] <= implementations.TORCH_TOLERANCE < exact[1]
+
+
+@pytest.mark.parametrize(
+    ("exact", "error"),
+    [(None, 2e-5), ([6e-6, 1.5e-5], 6e-6), ([1.5e-5, 6e-6], 2e-5)],
+    ids=["not compared", "nearer than the rival", "farther than the rival"],
+)
+def test_a_rival_farther_from_float64_decides_nothing(exact, error) -> None:
+    implementations = importlib.import_module("implementations")
+    assert implementations.Agreement(2e-5, 1.0, exact).error == error

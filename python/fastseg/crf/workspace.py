@@ -11,7 +11,8 @@ class Workspace:
     """Keeps the large arrays of one call for the next, so that their memory is mapped only once.
 
     At image size the system's work of mapping fresh memory costs as much as an iteration or two.
-    Calls without a workspace share one of 512 MiB; pass your own to keep more, or none.
+    Large results are taken from it too, and come back to it when the last array over them is gone.
+    Calls without a workspace share one of 768 MiB; pass your own to keep more, or none.
     It may be used from several threads at once.
 
     Args:
@@ -49,7 +50,7 @@ class Workspace:
         return f"Workspace(limit={self.limit}, nbytes={self.nbytes})"
 
 
-_SHARED = Workspace(limit=512 << 20)
+_SHARED = Workspace(limit=768 << 20)
 
 
 def engine_workspace(workspace: Workspace | None) -> _rust.Workspace:

@@ -12,6 +12,9 @@ pub mod blocks;
 /// become denormal and slow.
 pub const LOWEST_EXPONENT: f32 = -80.0;
 
+/// Floats in a cache line.
+pub const LINE: usize = 16;
+
 /// The instruction sets that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
@@ -92,6 +95,9 @@ pub unsafe trait Simd: Copy + blocks::Blocks {
     type V: Copy;
     /// How many floats it holds.
     const LANES: usize;
+    /// Whether loops are worth a copy for each usual size. Every copy is compiled once more for each
+    /// instruction set, so the plain fallback goes without.
+    const SPECIALIZED: bool = true;
 
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self::V;
@@ -180,6 +186,37 @@ pub unsafe trait Simd: Copy + blocks::Blocks {
         unsafe { plain_changes(p) }
     }
 
+    /// Calls the cache line at `p`, which need not be valid, into the cache to be written.
+    #[inline(always)]
+    unsafe fn prefetch_write(p: *mut f32) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a processor that does not know this prefetch passes over it.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(p.cast())
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = p;
+    }
+
+    /// Writes the transpose of `rows × columns` floats, in rows `from_stride` apart, to rows
+    /// `to_stride` apart.
+    ///
+    /// # Safety
+    /// As for all methods; `from` must be valid for `rows` such rows of `columns` floats, `to` for
+    /// the reverse.
+    #[inline(always)]
+    unsafe fn transpose(
+        from: *const f32,
+        from_stride: usize,
+        to: *mut f32,
+        to_stride: usize,
+        rows: usize,
+        columns: usize,
+    ) {
+        // SAFETY: as the caller.
+        unsafe { transpose(from, from_stride, to, to_stride, rows, columns) };
+    }
+
     /// `2^x` to 1e-7 relative, with `x` taken as at least [`LOWEST_EXPONENT`] and at most its opposite.
     #[inline(always)]
     unsafe fn exp2(x: Self::V) -> Self::V {
@@ -260,6 +297,7 @@ pub struct Baseline;
 unsafe impl Simd for Baseline {
     type V = [f32; 8];
     const LANES: usize = 8;
+    const SPECIALIZED: bool = false;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> [f32; 8] {
@@ -369,6 +407,39 @@ pub(crate) mod x86 {
         unsafe { kernel.run::<Avx2>() }
     }
 
+    /// # Safety
+    /// The processor must have AVX-512 F.
+    #[inline(always)]
+    unsafe fn transpose16(square: &mut [__m512; 16]) {
+        // SAFETY: as the caller.
+        unsafe {
+            let mut t = *square;
+            for i in (0..16).step_by(2) {
+                t[i] = _mm512_unpacklo_ps(square[i], square[i + 1]);
+                t[i + 1] = _mm512_unpackhi_ps(square[i], square[i + 1]);
+            }
+            // Quarter q of `u[4i + j]` is column 4q + j of rows 4i to 4i + 3.
+            let mut u = t;
+            for i in (0..16).step_by(4) {
+                for j in 0..2 {
+                    let (a, b) = (_mm512_castps_pd(t[i + j]), _mm512_castps_pd(t[i + j + 2]));
+                    u[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                    u[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+                }
+            }
+            for j in 0..4 {
+                let even = _mm512_shuffle_f32x4::<0x88>(u[j], u[4 + j]);
+                let even_below = _mm512_shuffle_f32x4::<0x88>(u[8 + j], u[12 + j]);
+                let odd = _mm512_shuffle_f32x4::<0xDD>(u[j], u[4 + j]);
+                let odd_below = _mm512_shuffle_f32x4::<0xDD>(u[8 + j], u[12 + j]);
+                square[j] = _mm512_shuffle_f32x4::<0x88>(even, even_below);
+                square[4 + j] = _mm512_shuffle_f32x4::<0x88>(odd, odd_below);
+                square[8 + j] = _mm512_shuffle_f32x4::<0xDD>(even, even_below);
+                square[12 + j] = _mm512_shuffle_f32x4::<0xDD>(odd, odd_below);
+            }
+        }
+    }
+
     #[derive(Clone, Copy)]
     pub struct Avx512;
 
@@ -433,6 +504,39 @@ pub(crate) mod x86 {
         #[inline(always)]
         unsafe fn scale2(a: __m512, n: __m512) -> __m512 {
             unsafe { _mm512_scalef_ps(a, n) }
+        }
+        #[inline(always)]
+        unsafe fn transpose(
+            from: *const f32,
+            from_stride: usize,
+            to: *mut f32,
+            to_stride: usize,
+            rows: usize,
+            columns: usize,
+        ) {
+            // Squares of 16 × 16, at the edges cut by masks: these lanes are not touched.
+            let mask = |n: usize| (u32::MAX >> (32 - n.min(16))) as __mmask16;
+            for i in (0..rows).step_by(16) {
+                for j in (0..columns).step_by(16) {
+                    let (height, width) = ((rows - i).min(16), (columns - j).min(16));
+                    unsafe {
+                        let mut square = [_mm512_setzero_ps(); 16];
+                        for (r, row) in square.iter_mut().enumerate() {
+                            if r < height {
+                                let from = from.add((i + r) * from_stride + j);
+                                *row = _mm512_maskz_loadu_ps(mask(width), from);
+                            }
+                        }
+                        transpose16(&mut square);
+                        for (c, column) in square.into_iter().enumerate() {
+                            if c < width {
+                                let to = to.add((j + c) * to_stride + i);
+                                _mm512_mask_storeu_ps(to, mask(height), column);
+                            }
+                        }
+                    }
+                }
+            }
         }
         #[inline(always)]
         unsafe fn sum(a: __m512) -> f32 {
@@ -773,7 +877,7 @@ pub(crate) mod arm {
 /// # Safety
 /// `from` and `to` must be valid for four such rows.
 #[inline(always)]
-pub unsafe fn transpose4(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
+unsafe fn transpose4(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: as the caller; every x86-64 has SSE.
     unsafe {
@@ -797,11 +901,10 @@ pub unsafe fn transpose4(from: *const f32, from_stride: usize, to: *mut f32, to_
     }
 }
 
-/// Writes the transpose of `rows × columns` floats, in rows `from_stride` apart, to rows `to_stride`
-/// apart.
+/// [`Simd::transpose`] for any instruction set.
 ///
 /// # Safety
-/// `from` must be valid for `rows` such rows of `columns` floats, `to` for the reverse.
+/// As there.
 #[inline(always)]
 pub unsafe fn transpose(
     from: *const f32,
@@ -951,19 +1054,36 @@ mod tests {
 
     #[test]
     fn transposes_of_any_size() {
-        for rows in 1..10 {
-            for columns in 1..10 {
-                let from: Vec<f32> = (0..rows * 11).map(|i| i as f32).collect();
-                let mut to = vec![-1.0; columns * 13];
-                // SAFETY: rows of 11 floats hold `columns`, rows of 13 hold `rows`.
-                unsafe { transpose(from.as_ptr(), 11, to.as_mut_ptr(), 13, rows, columns) };
-                for i in 0..13 {
+        for rows in 1..36 {
+            for columns in 1..36 {
+                let from: Vec<f32> = (0..rows * 37).map(|i| i as f32).collect();
+                let mut to = vec![-1.0; columns * 39];
+                dispatch(Transpose { from: &from, to: &mut to, rows, columns });
+                for i in 0..39 {
                     for j in 0..columns {
-                        let expected = if i < rows { from[i * 11 + j] } else { -1.0 };
-                        assert_eq!(to[j * 13 + i], expected);
+                        let expected = if i < rows { from[i * 37 + j] } else { -1.0 };
+                        assert_eq!(to[j * 39 + i], expected);
                     }
                 }
             }
+        }
+    }
+
+    /// Rows of 37 floats to rows of 39.
+    struct Transpose<'a> {
+        from: &'a [f32],
+        to: &'a mut [f32],
+        rows: usize,
+        columns: usize,
+    }
+
+    impl Kernel for Transpose<'_> {
+        type Output = ();
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) {
+            let (from, to) = (self.from.as_ptr(), self.to.as_mut_ptr());
+            // SAFETY: rows of 37 floats hold `columns`, rows of 39 hold `rows`.
+            unsafe { S::transpose(from, 37, to, 39, self.rows, self.columns) };
         }
     }
 

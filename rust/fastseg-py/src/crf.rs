@@ -391,7 +391,7 @@ pub fn infer<'py>(
         .map_err(unary_error)
     };
     let (out, report) = if !labels {
-        let out = PyArray2::<f32>::zeros(py, [num_labels, points], false);
+        let out = workspace.result(py, [num_labels, points])?;
         let report = run(Target::Probs(out.readwrite().as_slice_mut()?))?;
         (out.into_any(), report)
     } else if num_labels <= 256 {
@@ -421,7 +421,7 @@ pub fn update<'py>(
     let kernels = core_kernels(&kernels, labels, &shape)?;
     let energies = Unary::Energies(values("unary", &unary, [labels, points])?);
     let q = values("q", &q, [labels, points])?;
-    let out = PyArray2::<f32>::zeros(py, [labels, points], false);
+    let out = workspace.result(py, [labels, points])?;
     let mut guard = out.readwrite();
     let target = Target::Probs(guard.as_slice_mut()?);
     door::through(py, None, |control| {
@@ -445,7 +445,7 @@ pub fn messages<'py>(
     let (labels, points) = (q.shape()[0], points(&shape)?);
     let kernels = core_kernels(&kernels, labels, &shape)?;
     let q = values("q", &q, [labels, points])?;
-    let out = PyArray2::<f32>::zeros(py, [labels, points], false);
+    let out = workspace.result(py, [labels, points])?;
     let mut guard = out.readwrite();
     let slots = guard.as_slice_mut()?;
     door::through(py, None, |control| {

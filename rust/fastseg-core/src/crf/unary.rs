@@ -11,10 +11,12 @@ use rayon::prelude::*;
 
 use crate::control::{Cancelled, Control};
 use crate::lattice::{Segment, Tiling};
-use crate::simd::{Kernel, Simd, dispatch, transpose};
+use crate::simd::{Kernel, LINE, Simd, dispatch};
 
 /// Points that are converted together: the most in a segment.
 const TOGETHER: usize = 64;
+/// Segments that are converted between two looks at whether to stop.
+const CHECKED: usize = 64;
 /// Above one by more than rounding is no probability.
 const LARGEST_PROBABILITY: f32 = 1.001;
 
@@ -126,31 +128,39 @@ impl Kernel for Convert<'_> {
         let mut rows = vec![[0.0f32; TOGETHER]; self.labels];
         let mut constant = 0.0;
         let mut out = self.out;
-        for tile in &self.tiling.tiles()[self.tiles] {
-            self.control.check()?;
-            for &Segment { memory, len, .. } in self.tiling.segments(tile) {
-                for (label, row) in rows.iter_mut().enumerate() {
-                    let from = &self.unary.values()[label * points + memory..][..len];
-                    row[..len].copy_from_slice(from);
-                    row[len..].fill(from[len - 1]);
+        let segments = self.tiling.segments_of(&self.tiles);
+        for (i, &Segment { memory, len, .. }) in segments.iter().enumerate() {
+            if i % CHECKED == 0 {
+                self.control.check()?;
+            }
+            let next = segments.get(i + 1).map_or(memory, |next| next.memory);
+            for (label, row) in rows.iter_mut().enumerate() {
+                let plane = &self.unary.values()[label * points..][..points];
+                let from = &plane[memory..][..len];
+                for at in (0..TOGETHER).step_by(LINE) {
+                    // SAFETY: prefetching takes any address.
+                    unsafe { S::prefetch(plane.as_ptr().wrapping_add(next + at)) };
                 }
-                let valid = match self.unary {
-                    Unary::Probs { clip, .. } => scores_of_probs::<S>(&mut rows, clip),
-                    Unary::Energies(_) => scores_of_energies(&mut rows, &mut constant, len),
-                };
-                if !valid {
-                    return Err(self.unary.first_invalid(self.labels, memory, len));
+                row[..len].copy_from_slice(from);
+                row[len..].fill(from[len - 1]);
+            }
+            let valid = match self.unary {
+                Unary::Probs { clip, .. } => scores_of_probs::<S>(&mut rows, clip),
+                Unary::Energies(_) => scores_of_energies(&mut rows, &mut constant, len),
+            };
+            if !valid {
+                return Err(self.unary.first_invalid(self.labels, memory, len));
+            }
+            let out = out.split_off_mut(..len * self.per_point).unwrap_or_default();
+            if self.per_point < self.labels {
+                for ((out, one), zero) in out.iter_mut().zip(&rows[1]).zip(&rows[0]) {
+                    *out = one - zero;
                 }
-                let out = out.split_off_mut(..len * self.per_point).unwrap_or_default();
-                if self.per_point < self.labels {
-                    for ((out, one), zero) in out.iter_mut().zip(&rows[1]).zip(&rows[0]) {
-                        *out = one - zero;
-                    }
-                } else {
-                    let (from, to) = (rows.as_ptr().cast(), out.as_mut_ptr());
-                    // SAFETY: there are `labels` rows of `TOGETHER` floats, and `len` of `labels`.
-                    unsafe { transpose(from, TOGETHER, to, self.labels, self.labels, len) };
-                }
+            } else {
+                let (from, to) = (rows.as_ptr().cast(), out.as_mut_ptr());
+                // SAFETY: the caller has the instruction set; there are `labels` rows of `TOGETHER`
+                // floats, and `len` of `labels`.
+                unsafe { S::transpose(from, TOGETHER, to, self.labels, self.labels, len) };
             }
         }
         Ok(constant)

@@ -7,13 +7,13 @@
 
 use super::unary::{NATS, log2};
 use crate::control::{Cancelled, Control};
-use crate::lattice::{Band, Lattice, Shared, Start, TILE, Tile, Tiling};
-use crate::simd::{Kernel, Simd, transpose};
+use crate::lattice::{Band, Lattice, Shared, Start, TILE, Tile, Tiling, VECTORS};
+use crate::simd::{Kernel, LINE, Simd};
 
-/// Floats in a cache line.
-const LINE: usize = 16;
 /// Points that become probabilities together, so that their sums need not wait for each other.
 const ROWS: usize = 4;
+/// Points of the last kernel that are gathered, normalized and spread before the next are.
+const GROUP: usize = 64;
 /// Sums of 2^score outside of this and its inverse are recomputed with the largest score taken off.
 const LARGEST_SUM: f32 = 1e15;
 
@@ -98,15 +98,15 @@ impl Kernel for UpdateBand<'_> {
             kernel.to.fill(0.0);
         }
         // Rows start on cache lines if the first does.
-        let mut memory = vec![0.0f32; TILE * self.stride + LINE];
+        let mut memory = vec![0.0f32; (2 * TILE + GROUP) * self.stride + LINE];
         let skip = memory.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
-        let block = &mut memory[skip..][..TILE * self.stride];
+        let (block, packed) = memory[skip..].split_at_mut(TILE * self.stride);
         let mut energy = 0.0;
         for index in self.band.tiles.clone() {
             self.control.check()?;
             let tile = &self.tiling.tiles()[index];
             // SAFETY: the caller has the instruction set of `S`.
-            unsafe { self.tile::<S>(index, tile, block, &mut energy) };
+            unsafe { self.tile::<S>(index, tile, block, packed, &mut energy) };
         }
         Ok(energy)
     }
@@ -121,6 +121,7 @@ impl UpdateBand<'_> {
         index: usize,
         tile: &Tile,
         block: &mut [f32],
+        packed: &mut [f32],
         energy: &mut f64,
     ) {
         let block = &mut block[..tile.points.len() * self.stride];
@@ -130,26 +131,100 @@ impl UpdateBand<'_> {
                 Source::Given(q) => self.load_given(q, tile, block),
                 Source::Kept(q) => self.load_rows::<S>(q, 0.0, tile, block),
                 Source::Scores(scores) => {
-                    self.gather::<S>(scores, index, tile, block);
-                    if let Then::Messages(out) = self.then {
-                        return self.store_messages(out, tile, block);
-                    }
-                    if let Then::Update { keep: Some(last), measure: true, .. } = &self.then {
-                        *energy += self.energy::<S>(last, scores, tile, block);
+                    if self.exchange::<S>(scores, index, tile, block, packed) {
+                        return self.hand_over::<S>(tile, block);
                     }
                     let next = scores.as_ptr().wrapping_add(tile.points.end * self.labels);
-                    if !self.normalize::<S, false>(block, next) {
+                    for is_safe in [false, true] {
                         self.gather::<S>(scores, index, tile, block);
-                        self.normalize::<S, true>(block, next);
+                        if let Then::Messages(out) = self.then {
+                            return self.store_messages(out, tile, block);
+                        }
+                        if let (false, Then::Update { keep: Some(last), measure: true, .. }) =
+                            (is_safe, &self.then)
+                        {
+                            *energy += self.energy::<S>(last, scores, tile, block);
+                        }
+                        if normalize::<S>(block, self.labels, self.stride, next, is_safe) {
+                            break;
+                        }
                     }
                 }
             }
             for kernel in self.kernels.iter_mut().filter(|kernel| !kernel.to.is_empty()) {
                 let runs = kernel.lattice.runs(index);
-                runs.spread::<S>(kernel.corners(), kernel.splat, block, kernel.to, self.stride);
+                runs.spread::<S, false>(
+                    kernel.corners(),
+                    kernel.splat,
+                    block,
+                    kernel.to,
+                    self.stride,
+                );
+            }
+            self.hand_over::<S>(tile, block);
+        }
+    }
+
+    /// Gather, normalize and spread of which the last kernel's share are done group by group of
+    /// its runs, in the first-level cache.
+    ///
+    /// It returns false, having done nothing, where there is none to gather from, the sums
+    /// themselves are wanted, or the rows of a run do not fit the registers.
+    ///
+    /// # Safety
+    /// The instruction set of `S` must be available.
+    #[inline(always)]
+    unsafe fn exchange<S: Simd>(
+        &mut self,
+        scores: &[f32],
+        index: usize,
+        tile: &Tile,
+        block: &mut [f32],
+        packed: &mut [f32],
+    ) -> bool {
+        let is_update = matches!(self.then, Then::Update { measure: false, .. });
+        let is_gathered = self.kernels.iter().all(|kernel| !kernel.from.is_empty());
+        let (labels, stride) = (self.labels, self.stride);
+        let Some((last, others)) = self.kernels.split_last_mut() else { return false };
+        if !is_update || !is_gathered || stride > VECTORS * S::LANES {
+            return false;
+        }
+        let mut start = Start::Rows(&scores[tile.points.start * labels..], labels);
+        let mut ahead = scores.as_ptr().wrapping_add(tile.points.end * labels);
+        // SAFETY: as the caller; the slices are of the lattices' own sizes.
+        unsafe {
+            for kernel in &*others {
+                let (n, runs) = (kernel.corners(), kernel.lattice.runs(index));
+                runs.gather::<S, false>(n, kernel.slice, kernel.from, start, block, stride);
+                start = Start::Block(block.as_ptr());
+            }
+            let n = last.corners();
+            for runs in last.lattice.runs(index).groups(n, GROUP) {
+                let packed = &mut packed[..runs.order.len() * stride];
+                // A loop, so that the gather is compiled into it once.
+                for is_safe in [false, true] {
+                    runs.gather::<S, true>(n, last.slice, last.from, start, packed, stride);
+                    if normalize::<S>(packed, labels, stride, ahead, is_safe) {
+                        break;
+                    }
+                }
+                ahead = ahead.wrapping_add(runs.order.len() * labels);
+                if !last.to.is_empty() {
+                    runs.spread::<S, true>(n, last.splat, packed, last.to, stride);
+                }
+                for (&p, from) in runs.order.iter().zip(packed.chunks_exact(stride)) {
+                    let to = block.as_mut_ptr().add(usize::from(p) * stride);
+                    for at in (0..stride).step_by(S::LANES) {
+                        S::store(to.add(at), S::load(from.as_ptr().add(at)));
+                    }
+                }
+            }
+            for kernel in others.iter_mut().filter(|kernel| !kernel.to.is_empty()) {
+                let (n, runs) = (kernel.corners(), kernel.lattice.runs(index));
+                runs.spread::<S, false>(n, kernel.splat, block, kernel.to, stride);
             }
         }
-        self.hand_over(tile, block);
+        true
     }
 
     /// The scores of a tile plus the messages of all kernels.
@@ -165,8 +240,8 @@ impl UpdateBand<'_> {
             for kernel in self.kernels.iter().filter(|kernel| !kernel.from.is_empty()) {
                 let (n, stride) = (kernel.corners(), self.stride);
                 let runs = kernel.lattice.runs(index);
-                runs.gather::<S>(n, kernel.slice, kernel.from, start, block, stride);
-                start = Start::Block;
+                runs.gather::<S, false>(n, kernel.slice, kernel.from, start, block, stride);
+                start = Start::Block(block.as_ptr());
             }
             if let Start::Rows(..) = start {
                 self.load_rows::<S>(scores, f32::NEG_INFINITY, tile, block);
@@ -197,48 +272,6 @@ impl UpdateBand<'_> {
                 }
             }
         }
-    }
-
-    /// Turns the scores of a tile into probabilities.
-    ///
-    /// Meanwhile it calls the scores of the `next` tile into the cache.
-    ///
-    /// Without `SAFE` it returns false where a sum leaves the range of floats, having spoilt the
-    /// scores; with it the largest score is taken off first.
-    ///
-    /// # Safety
-    /// The instruction set of `S` must be available.
-    #[inline(always)]
-    unsafe fn normalize<S: Simd, const SAFE: bool>(
-        &self,
-        block: &mut [f32],
-        next: *const f32,
-    ) -> bool {
-        let mut in_range = true;
-        let mut ahead = next;
-        let mut rows = block.chunks_exact_mut(ROWS * self.stride);
-        for rows in &mut rows {
-            let rows = rows.as_mut_ptr();
-            // SAFETY: the chunk has that many rows of whole vectors, and prefetching takes any
-            // address. Literal strides let a row stay in registers.
-            in_range &= unsafe {
-                for at in (0..ROWS * self.labels).step_by(LINE) {
-                    S::prefetch(ahead.wrapping_add(at));
-                }
-                match self.stride / S::LANES {
-                    1 => softmax_rows::<S, ROWS, SAFE>(rows, S::LANES),
-                    2 => softmax_rows::<S, ROWS, SAFE>(rows, 2 * S::LANES),
-                    3 => softmax_rows::<S, ROWS, SAFE>(rows, 3 * S::LANES),
-                    _ => softmax_rows::<S, ROWS, SAFE>(rows, self.stride),
-                }
-            };
-            ahead = ahead.wrapping_add(ROWS * self.labels);
-        }
-        for row in rows.into_remainder().chunks_exact_mut(self.stride) {
-            // SAFETY: the chunk is one row of whole vectors.
-            in_range &= unsafe { softmax_rows::<S, 1, SAFE>(row.as_mut_ptr(), self.stride) };
-        }
-        in_range
     }
 
     fn load_given(&self, q: &[f32], tile: &Tile, block: &mut [f32]) {
@@ -290,8 +323,11 @@ impl UpdateBand<'_> {
     }
 
     /// Gives the probabilities of a tile to the caller.
+    ///
+    /// # Safety
+    /// The instruction set of `S` must be available.
     #[inline(always)]
-    fn hand_over(&mut self, tile: &Tile, block: &[f32]) {
+    unsafe fn hand_over<S: Simd>(&mut self, tile: &Tile, block: &[f32]) {
         let (labels, stride) = (self.labels, self.stride);
         let Then::Update { output, keep, .. } = &mut self.then else { return };
         if let Some(keep) = keep {
@@ -301,17 +337,27 @@ impl UpdateBand<'_> {
                 keep.copy_from_slice(&q[..labels]);
             }
         }
-        for segment in self.tiling.segments(tile) {
+        let segments = self.tiling.segments(tile);
+        for (i, segment) in segments.iter().enumerate() {
             let rows = &block[segment.local * stride..(segment.local + segment.len) * stride];
             match *output {
                 Output::Nothing => return,
                 Output::Probs(out) => {
-                    // SAFETY: the caller's array holds `labels × points` floats, and every point is
-                    // in one segment.
+                    // SAFETY: as the caller; the array holds `labels × points` floats, and every
+                    // point is in one segment.
                     unsafe {
                         let to = out.get().add(segment.memory);
                         let points = self.tiling.points();
-                        transpose(rows.as_ptr(), stride, to, points, segment.len, labels);
+                        S::transpose(rows.as_ptr(), stride, to, points, segment.len, labels);
+                        // Each label's row lies elsewhere: the next are called while these are done.
+                        if let Some(next) = segments.get(i + 1) {
+                            for label in 0..labels {
+                                let to = out.get().wrapping_add(label * points + next.memory);
+                                for at in (0..next.len).step_by(LINE) {
+                                    S::prefetch_write(to.wrapping_add(at));
+                                }
+                            }
+                        }
                     }
                 }
                 Output::Labels8(out) => {
@@ -333,37 +379,73 @@ impl UpdateBand<'_> {
     }
 }
 
+/// Turns rows of scores, `stride` floats each, into probabilities.
+///
+/// Meanwhile it calls as many rows of `labels` scores from `next` on into the cache.
+///
+/// It returns false where a sum leaves the range of floats, having spoilt the scores; if it
+/// `is_safe` the largest score of each row is taken off first.
+///
+/// # Safety
+/// The instruction set of `S` must be available.
+#[inline(always)]
+unsafe fn normalize<S: Simd>(
+    block: &mut [f32],
+    labels: usize,
+    stride: usize,
+    next: *const f32,
+    is_safe: bool,
+) -> bool {
+    if is_safe {
+        for row in block.chunks_exact_mut(stride) {
+            let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            row.iter_mut().for_each(|score| *score -= largest);
+        }
+    }
+    let mut in_range = true;
+    let mut ahead = next;
+    let mut rows = block.chunks_exact_mut(ROWS * stride);
+    for rows in &mut rows {
+        let rows = rows.as_mut_ptr();
+        // SAFETY: the chunk has that many rows of whole vectors, and prefetching takes any
+        // address. Literal strides let a row stay in registers.
+        in_range &= unsafe {
+            for at in (0..ROWS * labels).step_by(LINE) {
+                S::prefetch(ahead.wrapping_add(at));
+            }
+            match stride / S::LANES {
+                1 => softmax_rows::<S, ROWS>(rows, S::LANES),
+                2 => softmax_rows::<S, ROWS>(rows, 2 * S::LANES),
+                3 => softmax_rows::<S, ROWS>(rows, 3 * S::LANES),
+                _ => softmax_rows::<S, ROWS>(rows, stride),
+            }
+        };
+        ahead = ahead.wrapping_add(ROWS * labels);
+    }
+    for row in rows.into_remainder().chunks_exact_mut(stride) {
+        // SAFETY: the chunk is one row of whole vectors.
+        in_range &= unsafe { softmax_rows::<S, 1>(row.as_mut_ptr(), stride) };
+    }
+    in_range
+}
+
 /// Turns `R` rows of scores, `stride` floats apart, into probabilities; see `normalize`.
 ///
 /// # Safety
 /// The instruction set of `S` must be available and the rows valid.
 #[inline(always)]
-unsafe fn softmax_rows<S: Simd, const R: usize, const SAFE: bool>(
-    rows: *mut f32,
-    stride: usize,
-) -> bool {
+unsafe fn softmax_rows<S: Simd, const R: usize>(rows: *mut f32, stride: usize) -> bool {
     // SAFETY: as the caller.
     unsafe {
         let at = |r: usize, v: usize| rows.add(r * stride + v * S::LANES);
         let vectors = stride / S::LANES;
         let zero = S::splat(0.0);
-        let mut shift = [zero; R];
-        if SAFE {
-            for (r, shift) in shift.iter_mut().enumerate() {
-                let mut largest = S::splat(f32::NEG_INFINITY);
-                for v in 0..vectors {
-                    largest = S::max(largest, S::load(at(r, v)));
-                }
-                *shift = S::splat(S::largest(largest));
-            }
-        }
         let mut totals = [zero; R];
         for v in 0..vectors {
-            for r in 0..R {
-                let x = S::load(at(r, v));
-                let e = S::exp2(if SAFE { S::sub(x, shift[r]) } else { x });
+            for (r, total) in totals.iter_mut().enumerate() {
+                let e = S::exp2(S::load(at(r, v)));
                 S::store(at(r, v), e);
-                totals[r] = S::add(totals[r], e);
+                *total = S::add(*total, e);
             }
         }
         let mut in_range = true;

@@ -292,12 +292,12 @@ impl<const W: usize> Kernel for EmbedBand<'_, W> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) -> Self::Output {
-        // Literal dimensions let the loops of the usual cases unroll.
+        // Literal dimensions let the loops of the usual cases unroll; wide keys are rare.
         match self.features.dimension() {
-            2 => self.embed(2),
-            3 => self.embed(3),
-            5 => self.embed(5),
-            6 => self.embed(6),
+            2 if W == 1 && S::SPECIALIZED => self.embed(2),
+            3 if W == 1 && S::SPECIALIZED => self.embed(3),
+            5 if W == 1 && S::SPECIALIZED => self.embed(5),
+            6 if W == 1 && S::SPECIALIZED => self.embed(6),
             d => self.embed(d),
         }
     }

@@ -10,8 +10,8 @@ use crate::simd::Simd;
 /// What the sums of a gather start from.
 #[derive(Clone, Copy)]
 pub(crate) enum Start<'a> {
-    /// What the block holds.
-    Block,
+    /// The padded rows of a block.
+    Block(*const f32),
     /// The rows of an unpadded array, this many floats each; padding becomes −∞.
     Rows(&'a [f32], usize),
 }
@@ -20,18 +20,18 @@ impl Start<'_> {
     /// `C` vectors of the sum of point `p`, from float `offset` of its row on.
     ///
     /// # Safety
-    /// The instruction set of `S` must be available; `p` must be a point of the rows and `to` its
-    /// place in the block.
+    /// The instruction set of `S` must be available; `p` must be a point of the rows, which a block
+    /// has `stride` floats apart.
     #[inline(always)]
     unsafe fn load<S: Simd, const C: usize>(
         self,
         p: usize,
         offset: usize,
-        to: *const f32,
+        stride: usize,
     ) -> [S::V; C] {
         match self {
             // SAFETY: as the caller.
-            Start::Block => unsafe { load::<S, C>(to) },
+            Start::Block(block) => unsafe { load::<S, C>(block.add(p * stride + offset)) },
             Start::Rows(rows, width) => std::array::from_fn(|c| {
                 let at = offset + c * S::LANES;
                 // SAFETY: the point's row has `width` floats, of which the vectors before the last
@@ -66,10 +66,10 @@ impl Runs<'_> {
         // SAFETY: as the caller. A literal number of corners keeps their values in registers.
         unsafe {
             match n {
-                3 => self.gather_channel_from::<S, 3>(weights, rows, block),
-                4 => self.gather_channel_from::<S, 4>(weights, rows, block),
-                6 => self.gather_channel_from::<S, 6>(weights, rows, block),
-                7 => self.gather_channel_from::<S, 7>(weights, rows, block),
+                3 if S::SPECIALIZED => self.gather_channel_from::<S, 3>(weights, rows, block),
+                4 if S::SPECIALIZED => self.gather_channel_from::<S, 4>(weights, rows, block),
+                6 if S::SPECIALIZED => self.gather_channel_from::<S, 6>(weights, rows, block),
+                7 if S::SPECIALIZED => self.gather_channel_from::<S, 7>(weights, rows, block),
                 n => {
                     let mut weights = weights[self.first * n..].chunks_exact(n);
                     let mut order = self.order.iter();
@@ -128,10 +128,10 @@ impl Runs<'_> {
         // SAFETY: as the caller. A literal number of corners keeps their sums in registers.
         unsafe {
             match n {
-                3 => self.spread_channel_to::<S, 3>(weights, block, rows),
-                4 => self.spread_channel_to::<S, 4>(weights, block, rows),
-                6 => self.spread_channel_to::<S, 6>(weights, block, rows),
-                7 => self.spread_channel_to::<S, 7>(weights, block, rows),
+                3 if S::SPECIALIZED => self.spread_channel_to::<S, 3>(weights, block, rows),
+                4 if S::SPECIALIZED => self.spread_channel_to::<S, 4>(weights, block, rows),
+                6 if S::SPECIALIZED => self.spread_channel_to::<S, 6>(weights, block, rows),
+                7 if S::SPECIALIZED => self.spread_channel_to::<S, 7>(weights, block, rows),
                 n => {
                     let mut weights = weights[self.first * n..].chunks_exact(n);
                     let mut order = self.order.iter();
@@ -176,14 +176,43 @@ impl Runs<'_> {
         }
     }
 
-    /// Sets every row of `block` to its start plus the weighted rows of its `n` corners, `stride`
+    /// Some runs that follow each other at a time, of `points` points or a few more.
+    pub fn groups(&self, n: usize, points: usize) -> impl Iterator<Item = Self> {
+        let (mut rest, whole) = (*self, *self);
+        std::iter::from_fn(move || {
+            let mut count = 0;
+            let lengths = rest.lengths.iter();
+            let runs = lengths.take_while(|&&length| {
+                let is_open = count < points;
+                count += if is_open { usize::from(length) } else { 0 };
+                is_open
+            });
+            let runs = runs.count();
+            if runs == 0 {
+                return None;
+            }
+            let mut group = rest;
+            (group.lengths, rest.lengths) = rest.lengths.split_at(runs);
+            (group.corners, rest.corners) = rest.corners.split_at(runs * n);
+            (group.order, rest.order) = rest.order.split_at(count);
+            rest.first += count;
+            debug_assert!(rest.first <= whole.first + whole.order.len());
+            Some(group)
+        })
+    }
+
+    /// Sets the row of every point to its start plus the weighted rows of its `n` corners, `stride`
     /// floats each.
+    ///
+    /// With `PACKED` the rows follow each other in the order of the runs and have at most `VECTORS`
+    /// vectors; else they lie where the points are in the tile.
     ///
     /// # Safety
     /// The instruction set of `S` must be available; `stride` must be whole vectors; `rows` must
-    /// hold the rows of the band, `block` and `start` those of the tile.
+    /// hold the rows of the band, `start` those of the tile, `block` those of the tile or of the
+    /// runs.
     #[inline(always)]
-    pub unsafe fn gather<S: Simd>(
+    pub unsafe fn gather<S: Simd, const PACKED: bool>(
         &self,
         n: usize,
         weights: &[f32],
@@ -193,7 +222,7 @@ impl Runs<'_> {
         stride: usize,
     ) {
         let vectors = stride / S::LANES;
-        let job = Gather { runs: self, n, weights, rows, start };
+        let job = Gather::<PACKED> { runs: self, n, weights, rows, start };
         // SAFETY: as the caller. Where the whole row is held in registers its stride is a constant.
         unsafe {
             match vectors {
@@ -201,6 +230,7 @@ impl Runs<'_> {
                 2 => job.vectors::<S, 2>(0, block, 2 * S::LANES),
                 3 => job.vectors::<S, 3>(0, block, 3 * S::LANES),
                 VECTORS => job.vectors::<S, VECTORS>(0, block, VECTORS * S::LANES),
+                _ if PACKED => unreachable!("wider than the registers"),
                 _ => {
                     for v in (0..vectors).step_by(VECTORS) {
                         let offset = v * S::LANES;
@@ -216,12 +246,12 @@ impl Runs<'_> {
         }
     }
 
-    /// Adds every row of `block`, weighted, to the rows of its `n` corners, `stride` floats each.
+    /// Adds the row of every point, weighted, to the rows of its `n` corners, `stride` floats each.
     ///
     /// # Safety
     /// As [`Self::gather`].
     #[inline(always)]
-    pub unsafe fn spread<S: Simd>(
+    pub unsafe fn spread<S: Simd, const PACKED: bool>(
         &self,
         n: usize,
         weights: &[f32],
@@ -233,19 +263,24 @@ impl Runs<'_> {
         // SAFETY: as the caller. Where the whole row is held in registers its stride is a constant.
         unsafe {
             match vectors {
-                1 => self.spread_n::<S, 1>(n, weights, block, rows, S::LANES),
-                2 => self.spread_n::<S, 2>(n, weights, block, rows, 2 * S::LANES),
-                3 => self.spread_n::<S, 3>(n, weights, block, rows, 3 * S::LANES),
-                VECTORS => self.spread_n::<S, VECTORS>(n, weights, block, rows, VECTORS * S::LANES),
+                1 => self.spread_n::<S, 1, PACKED>(n, weights, block, rows, S::LANES),
+                2 => self.spread_n::<S, 2, PACKED>(n, weights, block, rows, 2 * S::LANES),
+                3 => self.spread_n::<S, 3, PACKED>(n, weights, block, rows, 3 * S::LANES),
+                VECTORS => {
+                    self.spread_n::<S, VECTORS, PACKED>(n, weights, block, rows, VECTORS * S::LANES)
+                }
+                _ if PACKED => unreachable!("wider than the registers"),
                 _ => {
                     for v in (0..vectors).step_by(VECTORS) {
                         let rows = &mut rows[v * S::LANES..];
                         let block = &block[v * S::LANES..];
                         match vectors - v {
-                            1 => self.spread_n::<S, 1>(n, weights, block, rows, stride),
-                            2 => self.spread_n::<S, 2>(n, weights, block, rows, stride),
-                            3 => self.spread_n::<S, 3>(n, weights, block, rows, stride),
-                            _ => self.spread_n::<S, VECTORS>(n, weights, block, rows, stride),
+                            1 => self.spread_n::<S, 1, PACKED>(n, weights, block, rows, stride),
+                            2 => self.spread_n::<S, 2, PACKED>(n, weights, block, rows, stride),
+                            3 => self.spread_n::<S, 3, PACKED>(n, weights, block, rows, stride),
+                            _ => {
+                                self.spread_n::<S, VECTORS, PACKED>(n, weights, block, rows, stride)
+                            }
                         }
                     }
                 }
@@ -256,7 +291,7 @@ impl Runs<'_> {
     /// # Safety
     /// As [`Self::gather`].
     #[inline(always)]
-    unsafe fn spread_n<S: Simd, const C: usize>(
+    unsafe fn spread_n<S: Simd, const C: usize, const PACKED: bool>(
         &self,
         n: usize,
         weights: &[f32],
@@ -267,17 +302,27 @@ impl Runs<'_> {
         // SAFETY: as the caller.
         unsafe {
             match n {
-                3 => self.spread_to::<S, C, 3>(weights, block, rows, stride),
-                4 => self.spread_to::<S, C, 4>(weights, block, rows, stride),
-                6 => self.spread_to::<S, C, 6>(weights, block, rows, stride),
-                7 => self.spread_to::<S, C, 7>(weights, block, rows, stride),
+                3 if S::SPECIALIZED => {
+                    self.spread_to::<S, C, 3, PACKED>(weights, block, rows, stride)
+                }
+                4 if S::SPECIALIZED => {
+                    self.spread_to::<S, C, 4, PACKED>(weights, block, rows, stride)
+                }
+                6 if S::SPECIALIZED => {
+                    self.spread_to::<S, C, 6, PACKED>(weights, block, rows, stride)
+                }
+                7 if S::SPECIALIZED => {
+                    self.spread_to::<S, C, 7, PACKED>(weights, block, rows, stride)
+                }
                 n => {
                     let mut weights = weights[self.first * n..].chunks_exact(n);
                     let mut order = self.order.iter();
+                    let mut at = Place::<PACKED>(0);
                     for (corners, &length) in self.corners.chunks_exact(n).zip(self.lengths) {
                         let points = order.by_ref().zip(weights.by_ref());
                         for (&p, weights) in points.take(usize::from(length)) {
-                            let from = load::<S, C>(block.as_ptr().add(usize::from(p) * stride));
+                            let from =
+                                load::<S, C>(block.as_ptr().add(at.of(usize::from(p)) * stride));
                             for (&corner, &weight) in corners.iter().zip(weights) {
                                 let to = rows.as_mut_ptr().add(corner as usize * stride);
                                 let mut row = load::<S, C>(to);
@@ -297,7 +342,7 @@ impl Runs<'_> {
     /// # Safety
     /// As [`Self::gather`].
     #[inline(always)]
-    unsafe fn spread_to<S: Simd, const C: usize, const N: usize>(
+    unsafe fn spread_to<S: Simd, const C: usize, const N: usize, const PACKED: bool>(
         &self,
         weights: &[f32],
         block: &[f32],
@@ -307,12 +352,13 @@ impl Runs<'_> {
         let (weights, _) = weights[self.first * N..].as_chunks::<N>();
         let (corners, _) = self.corners.as_chunks::<N>();
         let mut points = self.order.iter().zip(weights);
+        let mut at = Place::<PACKED>(0);
         for (here, &length) in corners.iter().zip(self.lengths) {
             // SAFETY: as the caller: corners are rows of the band, the order points of the tile.
             unsafe {
                 let mut sums = [[S::splat(0.0); C]; N];
                 for (&p, weights) in points.by_ref().take(usize::from(length)) {
-                    let from = load::<S, C>(block.as_ptr().add(usize::from(p) * stride));
+                    let from = load::<S, C>(block.as_ptr().add(at.of(usize::from(p)) * stride));
                     for i in 0..N {
                         let weight = S::splat(weights[i]);
                         for c in 0..C {
@@ -333,8 +379,23 @@ impl Runs<'_> {
     }
 }
 
+/// Where the row of the next point lies.
+struct Place<const PACKED: bool>(usize);
+
+impl<const PACKED: bool> Place<PACKED> {
+    /// The row of the next point, which is point `p` of the tile.
+    #[inline(always)]
+    fn of(&mut self, p: usize) -> usize {
+        if !PACKED {
+            return p;
+        }
+        self.0 += 1;
+        self.0 - 1
+    }
+}
+
 /// The arguments of [`Runs::gather`].
-struct Gather<'a> {
+struct Gather<'a, const PACKED: bool> {
     runs: &'a Runs<'a>,
     n: usize,
     weights: &'a [f32],
@@ -342,7 +403,7 @@ struct Gather<'a> {
     start: Start<'a>,
 }
 
-impl Gather<'_> {
+impl<const PACKED: bool> Gather<'_, PACKED> {
     /// Gathers `C` vectors of each row, from float `offset` on.
     ///
     /// # Safety
@@ -357,10 +418,10 @@ impl Gather<'_> {
         // SAFETY: as the caller. A literal number of corners keeps their rows in registers.
         unsafe {
             match self.n {
-                3 => self.corners::<S, C, 3>(offset, block, stride),
-                4 => self.corners::<S, C, 4>(offset, block, stride),
-                6 => self.corners::<S, C, 6>(offset, block, stride),
-                7 => self.corners::<S, C, 7>(offset, block, stride),
+                3 if S::SPECIALIZED => self.corners::<S, C, 3>(offset, block, stride),
+                4 if S::SPECIALIZED => self.corners::<S, C, 4>(offset, block, stride),
+                6 if S::SPECIALIZED => self.corners::<S, C, 6>(offset, block, stride),
+                7 if S::SPECIALIZED => self.corners::<S, C, 7>(offset, block, stride),
                 n => self.any_corners::<S, C>(n, offset, block, stride),
             }
         }
@@ -378,6 +439,7 @@ impl Gather<'_> {
         let (weights, _) = self.weights[self.runs.first * N..].as_chunks::<N>();
         let (corners, _) = self.runs.corners.as_chunks::<N>();
         let mut points = self.runs.order.iter().zip(weights);
+        let mut at = Place::<PACKED>(0);
         for (here, &length) in corners.iter().zip(self.runs.lengths) {
             // SAFETY: as the caller: corners are rows of the band, the order points of the tile.
             unsafe {
@@ -386,8 +448,8 @@ impl Gather<'_> {
                     here.map(|corner| load::<S, C>(first.add(corner as usize * stride)));
                 for (&p, weights) in points.by_ref().take(usize::from(length)) {
                     let p = usize::from(p);
-                    let to = block.as_mut_ptr().add(p * stride + offset);
-                    let mut sum = self.start.load::<S, C>(p, offset, to);
+                    let to = block.as_mut_ptr().add(at.of(p) * stride + offset);
+                    let mut sum = self.start.load::<S, C>(p, offset, stride);
                     for i in 0..N {
                         let weight = S::splat(weights[i]);
                         for c in 0..C {
@@ -412,14 +474,15 @@ impl Gather<'_> {
     ) {
         let mut weights = self.weights[self.runs.first * n..].chunks_exact(n);
         let mut order = self.runs.order.iter();
+        let mut at = Place::<PACKED>(0);
         for (corners, &length) in self.runs.corners.chunks_exact(n).zip(self.runs.lengths) {
             let points = order.by_ref().zip(weights.by_ref());
             for (&p, weights) in points.take(usize::from(length)) {
                 // SAFETY: as in `corners`.
                 unsafe {
                     let p = usize::from(p);
-                    let to = block.as_mut_ptr().add(p * stride + offset);
-                    let mut sum = self.start.load::<S, C>(p, offset, to);
+                    let to = block.as_mut_ptr().add(at.of(p) * stride + offset);
+                    let mut sum = self.start.load::<S, C>(p, offset, stride);
                     for (&corner, &weight) in corners.iter().zip(weights) {
                         let row = self.rows.as_ptr().add(corner as usize * stride + offset);
                         let row = load::<S, C>(row);

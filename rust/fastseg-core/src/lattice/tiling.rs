@@ -100,6 +100,15 @@ impl Tiling {
         &self.segments[tile.segments.clone()]
     }
 
+    /// The segments of a range of tiles.
+    pub fn segments_of(&self, tiles: &Range<usize>) -> &[Segment] {
+        match &self.tiles[tiles.clone()] {
+            [] => &[],
+            [first, .., last] => &self.segments[first.segments.start..last.segments.end],
+            [only] => self.segments(only),
+        }
+    }
+
     /// Cuts the tiles into bands, the same for any number of threads.
     pub fn bands(&self) -> Vec<Range<usize>> {
         // A power of two shares the work evenly between two threads.
