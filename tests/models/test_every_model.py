@@ -158,8 +158,8 @@ def test_half_precision_answers(case: str, dtype: torch.dtype) -> None:
         half = model.to(dtype)(image.to(dtype))
     assert half.dtype == dtype
     assert half.isfinite().all()
-    # The mean: rounding may move the place of one maximum, and SegNet follows it.
-    tolerance = 0.1 if dtype == torch.bfloat16 else 0.02
+    # The mean: rounding may move the place of a maximum, and SegNet follows each that moves.
+    tolerance = 0.2 if dtype == torch.bfloat16 else 0.05
     assert (half.float() - exact).abs().mean() <= tolerance * exact.abs().mean()
 
 

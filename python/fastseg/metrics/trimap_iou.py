@@ -130,6 +130,8 @@ class _Band:
             band = near.view(bool)
             if pair.ignored is not None:
                 band &= pair.target.reshape(-1) != pair.ignored
+            if not band.any():
+                continue
             total += confusion_matrix(
                 pair.pred.reshape(-1)[band][np.newaxis],
                 pair.target.reshape(-1)[band][np.newaxis],

@@ -99,11 +99,10 @@ pub fn border_weights<T: Cell>(
 ) -> Result<(), Cancelled> {
     assert_eq!(cells.len(), out.len(), "a weight for each pixel");
     let height = cells.len() / width;
-    // Beyond the picture there is no cell.
-    let reach = border.reach().min(T::REACH).min(height.max(width));
+    let reach = border.reach().min(T::REACH);
     let rows = height.div_ceil(height.div_ceil(BAND).next_multiple_of(EVENLY));
     out.par_chunks_mut(rows * width).enumerate().try_for_each_init(
-        || Band::new(rows, width, reach),
+        || Band::new(rows, width, height, reach),
         |band, (task, out)| {
             control.check()?;
             dispatch(Weights { cells, border, first: task * rows, band, out });
@@ -152,6 +151,9 @@ impl<T: Cell> Nearest<T> {
 /// Room for the work on one band of rows, each padded on both sides by what a window reaches over.
 struct Band<T> {
     width: usize,
+    /// How far the two cells of a pixel may be together.
+    both: f32,
+    /// How far one may be.
     reach: usize,
     padded: usize,
     sweep: Nearest<T>,
@@ -159,10 +161,13 @@ struct Band<T> {
 }
 
 impl<T: Cell> Band<T> {
-    fn new(rows: usize, width: usize, reach: usize) -> Self {
+    fn new(rows: usize, width: usize, height: usize, both: usize) -> Self {
+        // Beyond the picture there is no cell.
+        let reach = both.min(height.max(width));
         let padded = width.next_multiple_of(BLOCK) + 2 * reach;
         Self {
             width,
+            both: both as f32,
             reach,
             padded,
             sweep: Nearest::none(width),
@@ -244,7 +249,7 @@ impl<T: Cell> Band<T> {
     #[inline(always)]
     fn farthest(&self, near: &[T; BLOCK], second: &[T; BLOCK], asked: &[bool; BLOCK]) -> f32 {
         // Whole steps were cut off, and square roots are rounded.
-        let reach = self.reach as f32 + 1.01;
+        let reach = self.both + 1.01;
         let mut bounds = [0.0f32; BLOCK];
         for (((bound, &near), &second), &asked) in
             bounds.iter_mut().zip(near).zip(second).zip(asked)

@@ -168,8 +168,8 @@ impl UpdateBand<'_> {
     /// Gather, normalize and spread of which the last kernel's share are done group by group of
     /// its runs, in the first-level cache.
     ///
-    /// It returns false, having done nothing, where there is none to gather from, the sums
-    /// themselves are wanted, or the rows of a run do not fit the registers.
+    /// It returns false, having done nothing, where there is none to gather from or to spread to, the
+    /// sums themselves are wanted, or the rows of a run do not fit the registers.
     ///
     /// # Safety
     /// The instruction set of `S` must be available.
@@ -183,10 +183,10 @@ impl UpdateBand<'_> {
         packed: &mut [f32],
     ) -> bool {
         let is_update = matches!(self.then, Then::Update { measure: false, .. });
-        let is_gathered = self.kernels.iter().all(|kernel| !kernel.from.is_empty());
+        let is_both = self.kernels.iter().all(|k| !k.from.is_empty() && !k.to.is_empty());
         let (labels, stride) = (self.labels, self.stride);
         let Some((last, others)) = self.kernels.split_last_mut() else { return false };
-        if !is_update || !is_gathered || stride > VECTORS * S::LANES {
+        if !is_update || !is_both || stride > VECTORS * S::LANES {
             return false;
         }
         let mut start = Start::Rows(&scores[tile.points.start * labels..], labels);
@@ -209,9 +209,7 @@ impl UpdateBand<'_> {
                     }
                 }
                 ahead = ahead.wrapping_add(runs.order.len() * labels);
-                if !last.to.is_empty() {
-                    runs.spread::<S, true>(n, last.splat, packed, last.to, stride);
-                }
+                runs.spread::<S, true>(n, last.splat, packed, last.to, stride);
                 for (&p, from) in runs.order.iter().zip(packed.chunks_exact(stride)) {
                     let to = block.as_mut_ptr().add(usize::from(p) * stride);
                     for at in (0..stride).step_by(S::LANES) {
@@ -219,7 +217,7 @@ impl UpdateBand<'_> {
                     }
                 }
             }
-            for kernel in others.iter_mut().filter(|kernel| !kernel.to.is_empty()) {
+            for kernel in others {
                 let (n, runs) = (kernel.corners(), kernel.lattice.runs(index));
                 runs.spread::<S, false>(n, kernel.splat, block, kernel.to, stride);
             }
