@@ -30,6 +30,11 @@ def save(folder, name, labels):
     return path
 
 
+def read(path):
+    with Image.open(path) as picture:
+        return np.array(picture)
+
+
 @pytest.fixture
 def folders(tmp_path):
     """Six images, each with more mistakes than the one before, and some pixels left out."""
@@ -96,10 +101,16 @@ class TestScores:
         assert worst == ["scene5.png", "scene4.png", "scene3.png"]
         assert report["worst"][0]["mean_iou"] == pytest.approx(one_by_one[5])
 
-    def test_image_level_scores_are_those_of_metrics(self, folders, run):
-        report = json.loads(call(run, folders, "--json").out)
+    @pytest.mark.parametrize("ignored", [255, 1], ids=["no class", "a class"])
+    def test_scores_are_those_of_metrics(self, folders, run, ignored):
+        words = ("--ignore-index", ignored, "--json")
+        if ignored != 255:
+            for path in (folders / "gt").iterdir():
+                target = read(path)
+                save(path.parent, path.name, np.where(target == 255, 0, target).astype(np.uint8))
+        report = json.loads(call(run, folders, *words).out)
         maps = {
-            kind: [np.asarray(Image.open(folders / kind / f"scene{i}.png")) for i in range(6)]
+            kind: [read(folders / kind / f"scene{i}.png") for i in range(6)]
             for kind in ("pred", "gt")
         }
         for over, name in (
@@ -108,7 +119,7 @@ class TestScores:
             ("class", "class_mean_iou"),
         ):
             expected = metrics.mean_iou(
-                maps["pred"], maps["gt"], num_classes=CLASSES, ignore_index=255, over=over
+                maps["pred"], maps["gt"], num_classes=CLASSES, ignore_index=ignored, over=over
             )
             assert report["scores"][name] == pytest.approx(expected), name
 

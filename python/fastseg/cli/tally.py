@@ -110,23 +110,33 @@ class Tally:
             out=np.full(self.num_classes, np.nan),
             where=self.in_images > 0,
         )
-        present = per_class[~np.isnan(per_class)]
         return {
-            "mean_iou": float(metrics.iou(self.confusion, average="macro")),
-            "mean_dice": float(metrics.dice(self.confusion, average="macro")),
+            "mean_iou": self._mean(metrics.iou(self.confusion)),
+            "mean_dice": self._mean(metrics.dice(self.confusion)),
             "pixel_accuracy": float(metrics.accuracy(self.confusion, average="micro")),
-            "mean_accuracy": float(metrics.accuracy(self.confusion, average="macro")),
+            "mean_accuracy": self._mean(metrics.accuracy(self.confusion)),
             "frequency_weighted_iou": float(metrics.frequency_weighted_iou(self.confusion)),
             "image_mean_iou": (
                 self._image_sum / self._images_scored if self._images_scored else float("nan")
             ),
-            "class_mean_iou": float(present.mean()) if present.size else float("nan"),
+            "class_mean_iou": self._mean(per_class),
         }
+
+    def _of_classes(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """NaN for the class that is ignored in the ground truth, if it is one: it has no score."""
+        if self.ignore_index is not None and 0 <= self.ignore_index < self.num_classes:
+            scores[self.ignore_index] = np.nan
+        return scores
+
+    def _mean(self, scores: NDArray[np.float64]) -> float:
+        known = self._of_classes(scores)
+        known = known[~np.isnan(known)]
+        return float(known.mean()) if known.size else float("nan")
 
     def classes(self) -> list[dict[str, Any]]:
         """The scores of each class, and how often it occurs."""
         columns = {
-            name: function(self.confusion)
+            name: self._of_classes(function(self.confusion))
             for name, function in (
                 ("iou", metrics.iou),
                 ("dice", metrics.dice),
