@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Triton reads it when first imported; `make test-gpu` sets 0, everything else interprets kernels.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

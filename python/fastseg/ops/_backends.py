@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastseg.errors import BackendError, ParameterError
+from fastseg.ops._engine import engine
 
 BACKENDS = ("reference", "torch", "rust", "triton")
 
@@ -20,11 +22,13 @@ _decomposing: bool = False
 def use_backend(name: str) -> Iterator[None]:
     """Makes every operation run one backend, for the length of a `with` block.
 
-    Without it the tensors decide: float32 on a CPU runs "rust", everything else "torch".
+    Without it the tensors decide: float32 on a CPU runs "rust", a GPU "triton" where it can, and
+    everything else "torch".
 
     Args:
         name: "reference" (plain and slow), "torch" (PyTorch's own operators), "rust" (the engine of
-            fastseg; float32 on a CPU) or "triton" (GPUs; not built yet).
+            fastseg; float32 on a CPU) or "triton" (fused kernels for GPUs; under
+            `TRITON_INTERPRET=1` also on a CPU, slowly).
 
     Raises:
         ParameterError: there is no such backend.
@@ -99,10 +103,6 @@ def implementation(
     if backend == "":
         fits = "rust" in table and _engine_problem(tensors) is None
         return table["rust" if fits else "torch"]
-    if backend == "triton" and "triton" not in table:
-        raise BackendError(
-            f"{operation}: the triton backend is not built yet; take 'torch', which runs on GPUs"
-        )
     if backend not in table:
         raise BackendError(
             f"{operation}: there is no {backend} backend; there are {', '.join(sorted(table))}"
@@ -117,10 +117,73 @@ def implementation(
     return table[backend]
 
 
+def runs_triton(
+    operation: str,
+    backend: str,
+    table: Mapping[str, Any],
+    tensors: list[Tensor],
+    limits: str | None,
+) -> bool:
+    """Whether an operation launches its Triton kernels.
+
+    Args:
+        operation: its name, for messages.
+        backend: one of `BACKENDS`, or "": then a GPU runs them wherever they can.
+        table: functions by backend.
+        tensors: what the operation works on.
+        limits: what its kernels cannot do with the arguments at hand, or None.
+
+    Raises:
+        BackendError: "triton" was asked for by name and cannot run, or the tensors are on
+            different devices.
+    """
+    devices = {tensor.device for tensor in tensors}
+    if len(devices) > 1:
+        raise BackendError(
+            f"{operation}: expected all tensors on one device, got "
+            f"{', '.join(sorted(map(str, devices)))}; move them together with .to(device)"
+        )
+    if "triton" not in table or backend not in ("", "triton"):
+        return False
+    if backend == "" and tensors[0].device.type != "cuda":
+        return False
+    problem = _triton_problem(tensors) or limits
+    if problem and backend == "triton":
+        raise BackendError(
+            f"{operation}: the triton backend {problem}; take 'torch', which runs everywhere, or "
+            "leave the choice to fastseg"
+        )
+    return problem is None
+
+
+TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def _triton_problem(tensors: list[Tensor]) -> str | None:
+    if find_spec("triton") is None:
+        return "needs the triton package, which is not installed"
+    floating = [tensor.dtype for tensor in tensors if tensor.is_floating_point()]
+    if any(dtype not in TRITON_DTYPES for dtype in floating):
+        return f"takes float32, float16 and bfloat16 tensors, got {floating[0]}"
+    device = tensors[0].device.type
+    if device != "cuda" and not (device == "cpu" and _interprets()):
+        return f"takes tensors on a GPU, got one on {device}"
+    return None
+
+
+def _interprets() -> bool:
+    """Whether Triton interprets kernels on the CPU, which serves tests."""
+    from triton import knobs
+
+    return bool(knobs.runtime.interpret)
+
+
 def _engine_problem(tensors: list[Tensor]) -> str | None:
+    if engine is None:
+        return "no engine: fastseg._rust is not built"
     for tensor in tensors:
         if tensor.device.type != "cpu":
             return f"one on {tensor.device}"
-        if tensor.dtype != torch.float32:
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
             return str(tensor.dtype)
     return None

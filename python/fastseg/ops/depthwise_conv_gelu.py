@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastseg import _rust as _rust_engine
 from fastseg.errors import DtypeError, ShapeError
 from fastseg.ops import reference
-from fastseg.ops._backends import chosen_backend, implementation, is_decomposed
-from fastseg.ops._engine import flat, flats
+from fastseg.ops._backends import chosen_backend, is_decomposed
+from fastseg.ops._engine import engine, flat, flats
+from fastseg.ops._operation import operation
 
 _aten = torch.ops.aten
 
@@ -59,7 +59,7 @@ def depthwise_conv_gelu(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     weight, bias = weight.to(tokens.dtype), bias.to(tokens.dtype)
     if is_decomposed():
         return F.gelu(_convolution(tokens, weight, bias).permute(0, 2, 3, 1))
-    out: Tensor = _operation(tokens, weight, bias, chosen_backend())
+    out: Tensor = _depthwise_conv_gelu(tokens, weight, bias, chosen_backend())
     return out
 
 
@@ -76,7 +76,7 @@ def _torch(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _rust(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     out = tokens.new_empty(tokens.shape)
     if out.numel():
-        _rust_engine.depthwise_conv_gelu(
+        engine.depthwise_conv_gelu(
             flat(tokens), flat(weight), flat(bias), _sizes(tokens), flat(out)
         )
     return out
@@ -87,18 +87,22 @@ def _sizes(tokens: Tensor) -> tuple[int, int, int, int]:
     return batch, height, width, channels
 
 
-_FORWARD = {"reference": reference.depthwise_conv_gelu, "torch": _torch, "rust": _rust}
+def _triton(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    from fastseg.kernels import depthwise_conv_gelu as kernels
+
+    return kernels.depthwise_conv_gelu(tokens, weight, bias)
 
 
-@torch.library.custom_op("fastseg::depthwise_conv_gelu", mutates_args=())
-def _operation(tokens: Tensor, weight: Tensor, bias: Tensor, backend: str) -> Tensor:
-    function = implementation("depthwise_conv_gelu", backend, _FORWARD, [tokens, weight, bias])
-    out: Tensor = function(tokens, weight, bias)
-    return out
+_FORWARD = {
+    "reference": reference.depthwise_conv_gelu,
+    "torch": _torch,
+    "rust": _rust,
+    "triton": _triton,
+}
 
 
-@_operation.register_fake
-def _(tokens: Tensor, weight: Tensor, bias: Tensor, backend: str) -> Tensor:
+@operation(_FORWARD)
+def _depthwise_conv_gelu(tokens: Tensor, weight: Tensor, bias: Tensor, backend: str) -> Tensor:
     return tokens.new_empty(tokens.shape)
 
 
@@ -148,7 +152,7 @@ def _backward_rust(
 ) -> tuple[Tensor, Tensor, Tensor]:
     dx, dw, db = (x.new_zeros(x.shape) for x in (tokens, weight, bias))
     if dx.numel():
-        _rust_engine.depthwise_conv_gelu_backward(
+        engine.depthwise_conv_gelu_backward(
             flats([grad, tokens, weight, bias]), _sizes(tokens), flat(dx), flat(dw), flat(db)
         )
     return dx, dw, db
@@ -161,17 +165,8 @@ _BACKWARD = {
 }
 
 
-@torch.library.custom_op("fastseg::depthwise_conv_gelu_backward", mutates_args=())
-def _backward_operation(
-    grad: Tensor, tokens: Tensor, weight: Tensor, bias: Tensor, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    function = implementation("depthwise_conv_gelu", backend, _BACKWARD, [grad, tokens, weight])
-    dx, dw, db = function(grad, tokens, weight, bias)
-    return dx, dw, db
-
-
-@_backward_operation.register_fake
-def _(
+@operation(_BACKWARD)
+def _depthwise_conv_gelu_backward(
     grad: Tensor, tokens: Tensor, weight: Tensor, bias: Tensor, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     return (
@@ -187,7 +182,7 @@ def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> Any:
-    return *_backward_operation(grad, *ctx.saved_tensors, ctx.backend), None
+    return *_depthwise_conv_gelu_backward(grad, *ctx.saved_tensors, ctx.backend), None
 
 
-_operation.register_autograd(_backward, setup_context=_setup_context)
+_depthwise_conv_gelu.register_autograd(_backward, setup_context=_setup_context)

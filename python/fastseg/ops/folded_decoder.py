@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastseg import _rust as _rust_engine
 from fastseg.errors import ShapeError
 from fastseg.ops import reference
-from fastseg.ops._backends import chosen_backend, implementation, is_decomposed
-from fastseg.ops._engine import flat, flats
+from fastseg.ops._backends import chosen_backend, is_decomposed
+from fastseg.ops._engine import engine, flat, flats
+from fastseg.ops._operation import operation
 from fastseg.ops.token_linear import token_linear
 from fastseg.ops.upsample_sum import check_maps, downsample, map_shapes, upsample_sum
 
@@ -82,7 +81,7 @@ def folded_decoder(
     vectors = [x.to(dtype) for x in (bias, classifier_weight, classifier_bias)]
     if is_decomposed():
         return reference.folded_decoder(features, weights, *vectors)
-    out: Tensor = _operation(features, weights, *vectors, chosen_backend())
+    out: Tensor = _folded_decoder(features, weights, *vectors, chosen_backend())
     return out
 
 
@@ -116,7 +115,7 @@ def _rust(
 ) -> Tensor:
     batch, height, width = features[0].shape[:3]
     out = features[0].new_empty(batch, classifier_weight.shape[0], height, width)
-    _rust_engine.folded_decoder(
+    engine.folded_decoder(
         flats(list(features)),
         map_shapes(features),
         flats(list(weights)),
@@ -130,23 +129,8 @@ def _rust(
 _FORWARD = {"reference": reference.folded_decoder, "torch": _torch, "rust": _rust}
 
 
-@torch.library.custom_op("fastseg::folded_decoder", mutates_args=())
-def _operation(
-    features: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    bias: Tensor,
-    classifier_weight: Tensor,
-    classifier_bias: Tensor,
-    backend: str,
-) -> Tensor:
-    tensors = [*features, *weights, bias, classifier_weight, classifier_bias]
-    function = implementation("folded_decoder", backend, _FORWARD, tensors)
-    logits: Tensor = function(features, weights, bias, classifier_weight, classifier_bias)
-    return logits
-
-
-@_operation.register_fake
-def _(
+@operation(_FORWARD)
+def _folded_decoder(
     features: Sequence[Tensor],
     weights: Sequence[Tensor],
     bias: Tensor,
@@ -184,4 +168,4 @@ def _outer(left: Tensor, right: Tensor) -> Tensor:
     return left.flatten(0, 2).T @ right.flatten(0, 2)
 
 
-_operation.register_autograd(_backward, setup_context=_setup_context)
+_folded_decoder.register_autograd(_backward, setup_context=_setup_context)

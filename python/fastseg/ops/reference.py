@@ -66,7 +66,7 @@ def upsample_sum(maps: Sequence[Tensor], bias: Tensor) -> Tensor:
         total = total + F.interpolate(
             x.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=False
         ).permute(0, 2, 3, 1)
-    return total
+    return total.contiguous()
 
 
 def folded_decoder(

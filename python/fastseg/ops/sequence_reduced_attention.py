@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastseg import _rust as _rust_engine
 from fastseg.errors import DtypeError, ShapeError
 from fastseg.ops import reference
-from fastseg.ops._backends import chosen_backend, implementation, is_decomposed
-from fastseg.ops._engine import flat, flats
+from fastseg.ops._backends import chosen_backend, is_decomposed
+from fastseg.ops._engine import engine, flat, flats
+from fastseg.ops._operation import operation
 
 _aten = torch.ops.aten
 
@@ -48,7 +48,7 @@ def sequence_reduced_attention(
     if is_decomposed():
         q, k, v = (_split_heads(x, num_heads) for x in (query, key, value))
         return _heads_together(F.scaled_dot_product_attention(q, k, v))
-    out: Tensor = _operation(query, key, value, num_heads, chosen_backend())[0]
+    out: Tensor = _sequence_reduced_attention(query, key, value, num_heads, chosen_backend())[0]
     return out
 
 
@@ -107,7 +107,7 @@ def _rust(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> tuple[Te
     out = query.new_empty(query.shape)
     lse = query.new_empty(*query.shape[:2], num_heads)
     shape = _sizes(query, key, num_heads)
-    _rust_engine.sequence_reduced_attention(
+    engine.sequence_reduced_attention(
         flat(query), flat(key), flat(value), shape, flat(out), flat(lse)
     )
     return out, lse
@@ -121,17 +121,8 @@ def _sizes(query: Tensor, key: Tensor, num_heads: int) -> tuple[int, int, int, i
 _FORWARD = {"reference": _reference, "torch": _torch, "rust": _rust}
 
 
-@torch.library.custom_op("fastseg::sequence_reduced_attention", mutates_args=())
-def _operation(
-    query: Tensor, key: Tensor, value: Tensor, num_heads: int, backend: str
-) -> tuple[Tensor, Tensor]:
-    function = implementation("sequence_reduced_attention", backend, _FORWARD, [query, key, value])
-    out, lse = function(query, key, value, num_heads)
-    return out, lse
-
-
-@_operation.register_fake
-def _(
+@operation(_FORWARD)
+def _sequence_reduced_attention(
     query: Tensor, key: Tensor, value: Tensor, num_heads: int, backend: str
 ) -> tuple[Tensor, Tensor]:
     dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
@@ -172,7 +163,7 @@ def _backward_rust(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     dq, dk, dv = (x.new_empty(x.shape) for x in (query, key, value))
-    _rust_engine.sequence_reduced_attention_backward(
+    engine.sequence_reduced_attention_backward(
         flats([grad, query, key, value, out, lse]),
         _sizes(query, key, lse.shape[2]),
         flat(dq),
@@ -185,19 +176,8 @@ def _backward_rust(
 _BACKWARD = {"reference": _backward_plain, "torch": _backward_torch, "rust": _backward_rust}
 
 
-@torch.library.custom_op("fastseg::sequence_reduced_attention_backward", mutates_args=())
-def _backward_operation(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    function = implementation(
-        "sequence_reduced_attention", backend, _BACKWARD, [grad, query, key, value]
-    )
-    dq, dk, dv = function(grad, query, key, value, out, lse)
-    return dq, dk, dv
-
-
-@_backward_operation.register_fake
-def _(
+@operation(_BACKWARD)
+def _sequence_reduced_attention_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
@@ -211,8 +191,8 @@ def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> Any:
-    gradients = _backward_operation(grad, *ctx.saved_tensors, ctx.backend)
+    gradients = _sequence_reduced_attention_backward(grad, *ctx.saved_tensors, ctx.backend)
     return *gradients, None, None
 
 
-_operation.register_autograd(_backward, setup_context=_setup_context)
+_sequence_reduced_attention.register_autograd(_backward, setup_context=_setup_context)

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastseg import _rust as _rust_engine
 from fastseg.errors import DtypeError, ShapeError
 from fastseg.ops import reference
-from fastseg.ops._backends import chosen_backend, implementation, is_decomposed
+from fastseg.ops._backends import chosen_backend, is_decomposed
+from fastseg.ops._engine import engine
+from fastseg.ops._operation import operation
 
 
 def upsample_argmax(logits: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
@@ -40,7 +41,7 @@ def upsample_argmax(logits: Tensor, size: Sequence[int], *, align_corners: bool 
         raise ShapeError(f"size: expected (H, W) from 1 on, got {tuple(size)}")
     if is_decomposed():
         return reference.upsample_argmax(logits, size, align_corners=align_corners)
-    out: Tensor = _operation(logits, list(size), align_corners, chosen_backend())
+    out: Tensor = _upsample_argmax(logits, list(size), align_corners, chosen_backend())
     return out
 
 
@@ -57,7 +58,7 @@ def _reference(logits: Tensor, size: Sequence[int], align_corners: bool) -> Tens
 
 
 def _rust(logits: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
-    labels = _rust_engine.upsample_argmax(
+    labels = engine.upsample_argmax(
         logits.detach().numpy(),
         height=size[0],
         width=size[1],
@@ -70,13 +71,8 @@ def _rust(logits: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
 _FORWARD = {"reference": _reference, "torch": _reference, "rust": _rust}
 
 
-@torch.library.custom_op("fastseg::upsample_argmax", mutates_args=())
-def _operation(logits: Tensor, size: Sequence[int], align_corners: bool, backend: str) -> Tensor:
-    function = implementation("upsample_argmax", backend, _FORWARD, [logits])
-    labels: Tensor = function(logits, size, align_corners)
-    return labels
-
-
-@_operation.register_fake
-def _(logits: Tensor, size: Sequence[int], align_corners: bool, backend: str) -> Tensor:
+@operation(_FORWARD)
+def _upsample_argmax(
+    logits: Tensor, size: Sequence[int], align_corners: bool, backend: str
+) -> Tensor:
     return logits.new_empty((logits.shape[0], *size), dtype=torch.int64)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastseg import _rust as _rust_engine
 from fastseg.errors import DtypeError, LabelError, ShapeError
 from fastseg.ops import reference
-from fastseg.ops._backends import chosen_backend, implementation, is_decomposed
-from fastseg.ops._engine import flat
+from fastseg.ops._backends import chosen_backend, is_decomposed
+from fastseg.ops._engine import engine, flat
+from fastseg.ops._operation import operation
 from fastseg.ops.upsample_argmax import check_logits
 
 # Full-resolution logits that the torch backend holds at a time.
@@ -64,7 +64,7 @@ def upsample_cross_entropy(
             logits, target, ignore_index=ignore_index, align_corners=align_corners
         )
     needs_gradient = logits.requires_grad and torch.is_grad_enabled()
-    loss: Tensor = _operation(
+    loss: Tensor = _upsample_cross_entropy(
         logits, target, ignore_index, align_corners, needs_gradient, chosen_backend()
     )[0]
     return loss
@@ -170,7 +170,7 @@ def _rust(
     _check_labels(target, logits.shape[1], ignore_index)
     batch, classes, height, width = logits.shape
     d_logits = logits.new_empty(logits.shape if gradient else (0,))
-    loss = _rust_engine.upsample_cross_entropy(
+    loss = engine.upsample_cross_entropy(
         flat(logits),
         flat(target),
         (batch, classes, height, width),
@@ -185,22 +185,8 @@ def _rust(
 _FORWARD = {"reference": _reference, "torch": _torch, "rust": _rust}
 
 
-@torch.library.custom_op("fastseg::upsample_cross_entropy", mutates_args=())
-def _operation(
-    logits: Tensor,
-    target: Tensor,
-    ignore_index: int,
-    align_corners: bool,
-    gradient: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    function = implementation("upsample_cross_entropy", backend, _FORWARD, [logits])
-    loss, d_logits = function(logits, target, ignore_index, align_corners, gradient)
-    return loss, d_logits
-
-
-@_operation.register_fake
-def _(
+@operation(_FORWARD)
+def _upsample_cross_entropy(
     logits: Tensor,
     target: Tensor,
     ignore_index: int,
@@ -222,4 +208,4 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> Any:
     return d_logits * grad, None, None, None, None, None
 
 
-_operation.register_autograd(_backward, setup_context=_setup_context)
+_upsample_cross_entropy.register_autograd(_backward, setup_context=_setup_context)

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastseg import _rust as _rust_engine
 from fastseg.errors import DtypeError, ShapeError
 from fastseg.ops import reference
-from fastseg.ops._backends import chosen_backend, implementation, is_decomposed
-from fastseg.ops._engine import flat, flats
+from fastseg.ops._backends import chosen_backend, is_decomposed
+from fastseg.ops._engine import engine, flat, flats
+from fastseg.ops._operation import operation
 
 
 def upsample_sum(maps: Sequence[Tensor], bias: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def upsample_sum(maps: Sequence[Tensor], bias: Tensor) -> Tensor:
     bias = bias.to(maps[0].dtype)
     if is_decomposed():
         return reference.upsample_sum(maps, bias)
-    out: Tensor = _operation(maps, bias, chosen_backend())
+    out: Tensor = _upsample_sum(maps, bias, chosen_backend())
     return out
 
 
@@ -81,7 +81,7 @@ def _torch(maps: Sequence[Tensor], bias: Tensor) -> Tensor:
 def _rust(maps: Sequence[Tensor], bias: Tensor) -> Tensor:
     out = maps[0].new_empty(maps[0].shape)
     shapes = map_shapes(maps)
-    _rust_engine.upsample_sum(flats(list(maps)), shapes, flat(bias), out.shape[0], flat(out))
+    engine.upsample_sum(flats(list(maps)), shapes, flat(bias), out.shape[0], flat(out))
     return out
 
 
@@ -93,15 +93,8 @@ def map_shapes(maps: Sequence[Tensor]) -> list[tuple[int, int, int]]:
 _FORWARD = {"reference": reference.upsample_sum, "torch": _torch, "rust": _rust}
 
 
-@torch.library.custom_op("fastseg::upsample_sum", mutates_args=())
-def _operation(maps: Sequence[Tensor], bias: Tensor, backend: str) -> Tensor:
-    function = implementation("upsample_sum", backend, _FORWARD, [*maps, bias])
-    out: Tensor = function(maps, bias)
-    return out.contiguous()
-
-
-@_operation.register_fake
-def _(maps: Sequence[Tensor], bias: Tensor, backend: str) -> Tensor:
+@operation(_FORWARD)
+def _upsample_sum(maps: Sequence[Tensor], bias: Tensor, backend: str) -> Tensor:
     return maps[0].new_empty(maps[0].shape)
 
 
@@ -138,9 +131,7 @@ def _downsample_rust(grad: Tensor, heights: Sequence[int], widths: Sequence[int]
     results = []
     for height, width in zip(heights, widths, strict=True):
         down = grad.new_empty(grad.shape[0], height, width, grad.shape[3])
-        _rust_engine.upsample_sum_backward(
-            flat(grad), shape, grad.shape[0], (height, width), flat(down)
-        )
+        engine.upsample_sum_backward(flat(grad), shape, grad.shape[0], (height, width), flat(down))
         results.append(down)
     return results
 
@@ -152,17 +143,10 @@ _DOWNSAMPLE = {
 }
 
 
-@torch.library.custom_op("fastseg::upsample_sum_backward", mutates_args=())
-def _backward_operation(
+@operation(_DOWNSAMPLE)
+def _upsample_sum_backward(
     grad: Tensor, heights: Sequence[int], widths: Sequence[int], backend: str
 ) -> list[Tensor]:
-    function = implementation("upsample_sum", backend, _DOWNSAMPLE, [grad])
-    results: list[Tensor] = function(grad, heights, widths)
-    return results
-
-
-@_backward_operation.register_fake
-def _(grad: Tensor, heights: Sequence[int], widths: Sequence[int], backend: str) -> list[Tensor]:
     batch, channels = grad.shape[0], grad.shape[3]
     return [grad.new_empty(batch, h, w, channels) for h, w in zip(heights, widths, strict=True)]
 
@@ -180,7 +164,7 @@ def downsample(grad: Tensor, shapes: Sequence[Sequence[int]], backend: str) -> l
     """
     if not shapes:
         return []
-    results: list[Tensor] = _backward_operation(
+    results: list[Tensor] = _upsample_sum_backward(
         grad, [shape[1] for shape in shapes], [shape[2] for shape in shapes], backend
     )
     return results
@@ -196,4 +180,4 @@ def _backward(ctx: Any, grad: Tensor) -> Any:
     return [grad, *downsample(grad, ctx.shapes, ctx.backend)], grad.sum(dim=(0, 1, 2)), None
 
 
-_operation.register_autograd(_backward, setup_context=_setup_context)
+_upsample_sum.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,60 @@
+"""One operator of one name for all backends, transparent to compilers where it runs Triton."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.library import custom_op, infer_schema, triton_op
+
+from fastseg.ops._backends import implementation, runs_triton
+
+Fake = Callable[..., Any]
+Implementations = Mapping[str, Callable[..., Any]]
+
+
+def operation(
+    backends: Implementations, *, problem: Callable[..., str | None] | None = None
+) -> Callable[[Fake], Any]:
+    """Makes `torch.ops.fastseg.<name>` of its implementations and its fake.
+
+    The decorated function is the fake: its name and its annotations are the operator's. Its last
+    parameter is `backend: str`, which the implementations do not get. The operator is a
+    `torch.library.triton_op`: `torch.compile` sees the kernels that it launches. What runs
+    elsewhere than in Triton is in an opaque operator inside, `torch.ops.fastseg.<name>_host`.
+
+    Args:
+        backends: implementations by backend; "reference" and "torch" are always there.
+        problem: says what the Triton kernels cannot do with these arguments, or None.
+
+    Raises:
+        BackendError: when called, where the backend that was asked for by name cannot run.
+    """
+
+    def register(fake: Fake) -> Any:
+        name = fake.__name__.strip("_")
+        schema = infer_schema(fake, mutates_args=())
+
+        def host(*arguments: Any) -> Any:
+            *inputs, backend = arguments
+            return implementation(name, backend, backends, _tensors(inputs))(*inputs)
+
+        opaque = custom_op(f"fastseg::{name}_host", host, mutates_args=(), schema=schema)
+        opaque.register_fake(fake)
+
+        def run(*arguments: Any) -> Any:
+            *inputs, backend = arguments
+            limits = problem(*inputs) if problem is not None else None
+            if runs_triton(name, backend, backends, _tensors(inputs), limits):
+                return backends["triton"](*inputs)
+            return opaque(*arguments)
+
+        return triton_op(f"fastseg::{name}", run, mutates_args=(), schema=schema)
+
+    return register
+
+
+def _tensors(inputs: list[Any]) -> list[Tensor]:
+    found: list[Tensor] = []
+    for x in inputs:
+        found += [t for t in (x if isinstance(x, list | tuple) else [x]) if isinstance(t, Tensor)]
+    return found
