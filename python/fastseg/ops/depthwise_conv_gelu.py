@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from fastseg.errors import DtypeError, ShapeError
 from fastseg.ops import reference
+from fastseg.ops._autocast import lowered
 from fastseg.ops._backends import chosen_backend, is_decomposed
 from fastseg.ops._engine import engine, flat, flats
 from fastseg.ops._operation import operation
@@ -34,7 +35,8 @@ def depthwise_conv_gelu(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         BackendError: a backend that was asked for by name cannot run.
 
     Convention:
-        The GELU is the exact one, `x Φ(x)`, not the tanh approximation.
+        The GELU is the exact one, `x Φ(x)`, not the tanh approximation. Under CUDA's autocast the
+        tokens are converted to its dtype, as those of a convolution are.
 
     Source:
         E. Xie et al.: SegFormer, 2021, eq. 3 (Mix-FFN).
@@ -56,6 +58,7 @@ def depthwise_conv_gelu(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             f"weight, bias: expected ({channels}, 1, 3, 3) and ({channels},) for tokens "
             f"{tuple(tokens.shape)}, got {tuple(weight.shape)} and {tuple(bias.shape)}"
         )
+    tokens = lowered(tokens)
     weight, bias = weight.to(tokens.dtype), bias.to(tokens.dtype)
     if is_decomposed():
         return F.gelu(_convolution(tokens, weight, bias).permute(0, 2, 3, 1))
@@ -158,10 +161,19 @@ def _backward_rust(
     return dx, dw, db
 
 
+def _backward_triton(
+    grad: Tensor, tokens: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    from fastseg.kernels import depthwise_conv_gelu as kernels
+
+    return kernels.depthwise_conv_gelu_backward(grad, tokens, weight, bias)
+
+
 _BACKWARD = {
     "reference": _backward_reference,
     "torch": _backward_torch,
     "rust": _backward_rust,
+    "triton": _backward_triton,
 }
 
 
