@@ -15,6 +15,7 @@ from fastseg.ops import reference
 from fastseg.ops._backends import decomposed, use_backend
 from fastseg.ops.depthwise_conv_gelu import depthwise_conv_gelu
 from fastseg.ops.folded_decoder import folded_decoder
+from fastseg.ops.permutohedral_lattice import PermutohedralLattice, permutohedral_lattice
 from fastseg.ops.sequence_reduced_attention import sequence_reduced_attention
 from fastseg.ops.token_linear import token_linear
 from fastseg.ops.upsample_argmax import upsample_argmax
@@ -22,9 +23,11 @@ from fastseg.ops.upsample_cross_entropy import upsample_cross_entropy
 from fastseg.ops.upsample_sum import upsample_sum
 
 __all__ = [
+    "PermutohedralLattice",
     "decomposed",
     "depthwise_conv_gelu",
     "folded_decoder",
+    "permutohedral_lattice",
     "reference",
     "sequence_reduced_attention",
     "token_linear",

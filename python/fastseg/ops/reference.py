@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastseg.ops._lattice_keys import scales
+
 
 def sequence_reduced_attention(
     query: Tensor, key: Tensor, value: Tensor, *, num_heads: int
@@ -125,3 +127,113 @@ def upsample_cross_entropy(
     size = list(target.shape[-2:])
     full = F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
     return F.cross_entropy(full, target, ignore_index=ignore_index)
+
+
+def permutohedral_embed(
+    features: Tensor, lows: Sequence[int], units: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """The simplex around each point, operation by operation in the order of the CPU's engine.
+
+    A point on the border between two simplices falls into the one or the other by its last bit.
+
+    Args:
+        features: (d, N) float32.
+        lows: (d), what is taken off each coordinate of a vertex.
+        units: (d), what a step along each coordinate adds to its key.
+
+    Returns:
+        (d + 1, N) int64 keys and float32 weights of the corners.
+    """
+    d, points = features.shape
+    elevated = features.new_zeros(d + 1, points)
+    total = features.new_zeros(points)
+    for j, scale in zip(range(d, 0, -1), reversed(scales(d)), strict=True):
+        scaled = features[j - 1] * scale
+        elevated[j] = total - j * scaled
+        total = total + scaled
+    elevated[0] = total
+
+    nearest = (elevated * (1 / (d + 1))).round()
+    excess = nearest.sum(0).long()
+    offset = elevated - nearest * (d + 1)
+    rank = torch.zeros_like(elevated, dtype=torch.int64)
+    for i in range(d + 1):
+        for j in range(i + 1, d + 1):
+            is_less = offset[i] < offset[j]
+            rank[i] += is_less
+            rank[j] += ~is_less
+    rank += excess
+    wrap = (rank < 0).long() - (rank > d).long()
+    rank += wrap * (d + 1)
+    nearest += wrap
+    offset -= wrap * (d + 1)
+
+    packing = features.new_tensor([lows, units], dtype=torch.int64)
+    low, unit = packing[:, :, None]
+    base = ((nearest[:d].long() - low) * unit).sum(0)
+    keys = [base - (unit * (rank[:d] > d - r)).sum(0) + r for r in range(d + 1)]
+    ranked = offset.gather(0, rank.argsort(0, descending=True)) * (1 / (d + 1))
+    weights = ranked.diff(dim=0, prepend=torch.zeros_like(ranked[:1]))
+    weights[0] += 1 - ranked[-1]
+    return torch.stack(keys), weights
+
+
+def permutohedral_splat(values: Tensor, weights: Tensor, corners: Tensor, count: int) -> Tensor:
+    """Every point adds its value, weighted, to the corners of its simplex.
+
+    Args:
+        values: (N, K) float.
+        weights: (d + 1, N) float32.
+        corners: (d + 1, N) int32.
+        count: how many vertices there are, M.
+
+    Returns:
+        (M, K) float.
+    """
+    vertices = values.new_zeros(count, values.shape[1])
+    for corner, weight in zip(corners, weights, strict=True):
+        vertices = vertices.index_add(0, corner, weight[:, None] * values)
+    return vertices
+
+
+def permutohedral_blur(vertices: Tensor, neighbours: Tensor, reverse: bool = False) -> Tensor:
+    """½, 1, ½ along each axis in turn; a vertex that is not there counts as zero.
+
+    Args:
+        vertices: (M, K) float.
+        neighbours: (d + 1, 2, M) int32, before and after; −1 where there is none.
+        reverse: whether the last axis comes first.
+
+    Returns:
+        (M, K) float.
+    """
+    for axis in neighbours.flip(0) if reverse else neighbours:
+        padded = torch.cat([vertices, torch.zeros_like(vertices[:1])])
+        before, after = padded[axis]
+        vertices = vertices + 0.5 * (before + after)
+    return vertices
+
+
+def permutohedral_slice(
+    vertices: Tensor,
+    weights: Tensor,
+    corners: Tensor,
+    scale: float = 1.0,
+    start: Tensor | None = None,
+) -> Tensor:
+    """Every point gathers the weighted values of the corners of its simplex.
+
+    Args:
+        vertices: (M, K) float.
+        weights: (d + 1, N) float32.
+        corners: (d + 1, N) int32.
+        scale: a factor.
+        start: (N, K) float, what is added.
+
+    Returns:
+        (N, K) float.
+    """
+    gathered = vertices.new_zeros(corners.shape[1], vertices.shape[1])
+    for corner, weight in zip(corners, weights, strict=True):
+        gathered = gathered + weight[:, None] * vertices[corner]
+    return scale * gathered if start is None else start + scale * gathered
