@@ -90,10 +90,30 @@ def map_shapes(maps: Sequence[Tensor]) -> list[tuple[int, int, int]]:
     return [(x.shape[1], x.shape[2], x.shape[3]) for x in maps]
 
 
-_FORWARD = {"reference": reference.upsample_sum, "torch": _torch, "rust": _rust}
+def _triton(maps: Sequence[Tensor], bias: Tensor) -> Tensor:
+    from fastseg.kernels import upsample_sum as kernels
+
+    return kernels.upsample_sum(maps, bias)
 
 
-@operation(_FORWARD)
+def maps_problem(maps: Sequence[Tensor], *others: Any) -> str | None:
+    """What the Triton kernels cannot do with some maps, or None."""
+    if len(maps) > 4:
+        return f"takes up to four maps, got {len(maps)}"
+    if any(x.numel() == 0 for x in maps) and maps[0].numel():
+        return f"takes no empty map, got {[tuple(x.shape) for x in maps]}"
+    return None
+
+
+_FORWARD = {
+    "reference": reference.upsample_sum,
+    "torch": _torch,
+    "rust": _rust,
+    "triton": _triton,
+}
+
+
+@operation(_FORWARD, problem=maps_problem)
 def _upsample_sum(maps: Sequence[Tensor], bias: Tensor, backend: str) -> Tensor:
     return maps[0].new_empty(maps[0].shape)
 
@@ -136,10 +156,18 @@ def _downsample_rust(grad: Tensor, heights: Sequence[int], widths: Sequence[int]
     return results
 
 
+def _downsample_triton(grad: Tensor, heights: Sequence[int], widths: Sequence[int]) -> list[Tensor]:
+    from fastseg.kernels import upsample_sum as kernels
+
+    sizes = zip(heights, widths, strict=True)
+    return [kernels.upsample_sum_backward(grad, height, width) for height, width in sizes]
+
+
 _DOWNSAMPLE = {
     "reference": _downsample_reference,
     "torch": _downsample_torch,
     "rust": _downsample_rust,
+    "triton": _downsample_triton,
 }
 
 
