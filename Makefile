@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rust test-python test-transformers-old test-asan lint format bench gate wheel clean
+.PHONY: help setup demo test test-rust test-python test-transformers-old test-asan lint format bench gate kernels wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ bench: setup ## Measure against the rivals; write tables and JSON (TOPICS=crf,co
 
 gate: setup ## Fail where a measured ratio lies below its limit in benches/limits.toml
 	$(BIN)/python benches/gate.py $(if $(TOPICS),--topics $(TOPICS)) $(GATE_ARGS)
+
+kernels: setup ## Compile every Triton kernel for six chips (no GPU needed); write the tables
+	$(BIN)/python benches/kernels_table.py
 
 wheel: $(VENV)/.stamp-venv ## Build the wheel and the source distribution into dist/
 	$(BIN)/maturin build --release --sdist --out dist

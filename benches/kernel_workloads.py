@@ -1,0 +1,85 @@
+"""What the kernels are proven with: the layers of SegFormer B0 and B2, and label maps.
+
+A new kernel needs a line in `OPERATIONS`: a function that calls its operation with the shapes of a
+stage, or of the decoder. Backward kernels come along by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from fastseg import ops
+from kernel_launches import Maker, Workload
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+HEADS, REDUCTIONS, STRIDES = (1, 2, 5, 8), (8, 4, 2, 1), (4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A SegFormer on a picture.
+
+    Attributes:
+        name: for readers.
+        widths: channels of the stages.
+        decoder: D, channels of the decoder.
+        height: of the picture in pixels.
+        width: of the picture in pixels.
+        classes: K.
+    """
+
+    name: str
+    widths: tuple[int, int, int, int]
+    decoder: int
+    height: int
+    width: int
+    classes: int
+
+    def size(self, stage: int) -> tuple[int, int]:
+        """Height and width of a stage's map."""
+        return self.height // STRIDES[stage], self.width // STRIDES[stage]
+
+
+NETWORKS = [
+    Network(f"{name} {height}×{width}", widths, decoder, height, width, classes)
+    for height, width, classes in [(512, 512, 150), (1024, 2048, 19)]
+    for name, widths, decoder in [
+        ("B0", (32, 64, 160, 256), 256),
+        ("B2", (64, 128, 320, 512), 768),
+    ]
+]
+
+
+def depthwise_conv_gelu(network: Network, stage: int, make: Maker) -> object:
+    """The middle of Mix-FFN."""
+    (h, w), c = network.size(stage), 4 * network.widths[stage]
+    return ops.depthwise_conv_gelu(make(1, h, w, c), make(c, 1, 3, 3), make(c))
+
+
+# Operation, the function that calls it, and the stages that have it (None: once a network).
+OPERATIONS: list[tuple[Callable[..., object], tuple[int, ...] | None]] = [
+    (depthwise_conv_gelu, (0, 1, 2, 3)),
+]
+
+
+def workloads() -> list[Workload]:
+    """Every operation of every network in every dtype."""
+    found = []
+    for network in NETWORKS:
+        for call, stages in OPERATIONS:
+            for dtype in DTYPES:
+                if stages is None:
+                    found.append(_workload(call, network, dtype))
+                for stage in stages or ():
+                    found.append(_workload(call, network, dtype, stage))
+    return found
+
+
+def _workload(
+    call: Callable[..., object], network: Network, dtype: torch.dtype, *stage: int
+) -> Workload:
+    place = " ".join([network.name, *(f"stage {index + 1}" for index in stage)])
+    return Workload(call.__name__, place, lambda make: call(network, *stage, make), dtype)

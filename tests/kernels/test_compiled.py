@@ -1,0 +1,116 @@
+"""Every kernel compiles for six chips, within the limits; the committed table is today's.
+
+Nothing here needs a GPU. `make kernels` writes what these tests compare with.
+"""
+
+import ast
+import copy
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REMEDY = "run `make kernels` and commit benches/results/kernels.json and docs/kernels-compiled.md"
+
+
+@pytest.fixture
+def table(repository: Path, monkeypatch: pytest.MonkeyPatch):
+    """The module benches/kernels_table.py."""
+    monkeypatch.syspath_prepend(str(repository / "benches"))
+    return importlib.import_module("kernels_table")
+
+
+@pytest.fixture(scope="module")
+def committed(repository: Path) -> dict:
+    return json.loads((repository / "benches" / "results" / "kernels.json").read_text("utf-8"))
+
+
+@pytest.mark.slow
+def test_every_kernel_compiles_within_the_limits(
+    repository: Path, committed: dict, tmp_path: Path
+) -> None:
+    out = tmp_path / "kernels.json"
+    done = subprocess.run(
+        [sys.executable, repository / "benches" / "kernels_table.py", "--out", out],
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    today = json.loads(out.read_text("utf-8"))
+    assert launches(today) == launches(committed), REMEDY
+    if today["triton"] == committed["triton"]:
+        assert today["entries"] == committed["entries"], REMEDY
+
+
+def launches(results: dict) -> list[tuple]:
+    return [(e["kernel"], e["dtype"], sorted(e["options"].items())) for e in results["entries"]]
+
+
+def test_the_page_is_that_of_the_results(repository: Path, table, committed: dict) -> None:
+    page = (repository / "docs" / "kernels-compiled.md").read_text("utf-8")
+    assert page == table.page(committed), REMEDY
+
+
+def test_no_kernel_is_left_out(repository: Path, committed: dict) -> None:
+    launched = set()
+    for path in (repository / "kernels").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "wrap_triton":
+                launched.add(f"{path.stem}.{ast.unparse(node.args[0])}")
+    assert launched, "no launches were found: this test would check nothing"
+    assert launched == {entry["kernel"] for entry in committed["entries"]}, (
+        "add a workload to benches/kernel_workloads.py, and " + REMEDY
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"spills": 8}, "spills 8 bytes"),
+        ({"fits": False}, "bytes of shared memory"),
+        ({"product": True, "tensor_core": 0}, "without tensor cores"),
+        ({"occupancy": 0.01}, "occupancy 1%"),
+    ],
+)
+def test_what_misses_a_limit_is_named(table, committed: dict, change: dict, message: str) -> None:
+    entries = copy.deepcopy(committed["entries"])
+    assert table.misses(entries) == []
+    entries[-1]["chips"]["sm_90"].update(change)
+    (found,) = table.misses(entries)
+    assert message in found
+    assert "sm_90" in found
+
+
+@pytest.mark.parametrize(("traffic", "message"), [(9.0, "moves 9.0 ×"), (None, "not counted")])
+def test_bytes_beyond_the_limit_are_named(table, committed: dict, traffic, message) -> None:
+    entries = copy.deepcopy(committed["entries"])
+    entry = next(e for e in entries if e["kernel"] == "depthwise_conv_gelu._forward")
+    entry["traffic"] = traffic
+    assert message in "\n".join(table.misses(entries))
+
+
+def test_a_limit_of_no_kernel_is_named(table) -> None:
+    assert "there is no depthwise_conv_gelu._forward" in "\n".join(table.misses([]))
+
+
+@pytest.mark.parametrize(
+    ("chip", "registers", "shared", "warps", "expected"),
+    [
+        # The figures of NVIDIA's occupancy calculator.
+        ("sm_80", 32, 0, 4, 1.0),
+        ("sm_80", 128, 0, 4, 16 / 64),
+        ("sm_80", 129, 0, 4, 12 / 64),
+        ("sm_86", 40, 48 * 1024, 8, 16 / 48),
+        ("sm_90", 64, 100 * 1024, 4, 8 / 64),
+        ("sm_90", 255, 0, 16, 0.0),
+        ("gfx942", 128, 0, 4, 16 / 32),
+        ("gfx942", 64, 40 * 1024, 4, 4 / 32),
+    ],
+)
+def test_occupancy(table, chip, registers, shared, warps, expected) -> None:
+    assert table.CHIPS[chip].occupancy(registers, shared, warps) == pytest.approx(expected)
