@@ -125,6 +125,7 @@ class Contest:
         rivals: What it is measured against.
         agree: Raises `DisagreementError` where fastseg's result (first) and a rival's differ by
             more than they may.
+        weighed: Names of rivals whose peak memory is measured, too.
     """
 
     name: str
@@ -132,6 +133,11 @@ class Contest:
     ours: Contender
     rivals: tuple[Contender, ...]
     agree: Callable[[Any, Any], None] = same
+    weighed: tuple[str, ...] = ()
+
+    def contender(self, name: str) -> Contender:
+        """Return fastseg or a rival by its name."""
+        return next(each for each in (self.ours, *self.rivals) if each.name == name)
 
 
 @dataclass(frozen=True)
@@ -182,12 +188,25 @@ class Memory:
 
 @dataclass
 class Result:
-    """Everything that was measured in one contest."""
+    """Everything that was measured in one contest.
+
+    Attributes:
+        contest: Its name.
+        sources: Where the inputs come from.
+        rows: The times.
+        memory: What fastseg needs.
+        rival_memory: What rivals need whose memory the contest compares.
+        skipped: Why it was not measured.
+        absent: Rivals that are not installed.
+        disagreement: How results differed that must not.
+        others: Share of the machine that other programs used.
+    """
 
     contest: str
     sources: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     memory: Memory | None = None
+    rival_memory: dict[str, Memory] = field(default_factory=dict)
     skipped: str | None = None
     absent: list[str] = field(default_factory=list)
     disagreement: str | None = None
@@ -296,16 +315,19 @@ def measure(contest: Contest, plan: Plan) -> Result:
 # --- peak memory --------------------------------------------------------------------------------
 
 
-def measure_memory(topic: str, contest: Contest) -> Memory:
-    """Run fastseg's side of a contest once in a fresh process.
+def measure_memory(topic: str, contest: Contest, contender: Contender) -> Memory:
+    """Run one side of a contest once in a fresh process.
 
     Raises:
         RuntimeError: The process failed.
     """
-    command = [sys.executable, str(Path(__file__)), "--memory-of", topic, contest.name]
+    given = ["--memory-of", topic, contest.name, contender.name]
+    command = [sys.executable, str(Path(__file__)), *given]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"measuring the memory of {contest.name} failed:\n{done.stderr}")
+        raise RuntimeError(
+            f"measuring the memory of {contender.name} in {contest.name} failed:\n{done.stderr}"
+        )
     return Memory(**json.loads(done.stdout))
 
 
@@ -317,13 +339,14 @@ def _bytes(result: Any) -> int:
     return int(getattr(result, "nbytes", 0))
 
 
-def _memory_child(topic: str, name: str) -> None:
+def _memory_child(topic: str, name: str, side: str) -> None:
     contest = next(contest for contest in contests(topic) if contest.name == name)
+    contender = contest.contender(side)
     use_threads()
-    arguments = contest.ours.arguments(next(iter(contest.cases())))
+    arguments = contender.arguments(next(iter(contest.cases())))
     gc.collect()
     before = measuring.memory_baseline()
-    result = contest.ours.run(*arguments)
+    result = contender.run(*arguments)
     peak = measuring.peak_memory() - before
     print(json.dumps({"peak_mib": peak / 2**20, "output_mib": _bytes(result) / 2**20}))
 
@@ -340,6 +363,8 @@ def _one_line(result: Result) -> str:
     parts += [f"{row.ratio.median:.1f}×" for row in result.rows if row.ratio is not None]
     if result.memory is not None:
         parts.append(f"{result.memory.extra_mib:.0f} MiB beyond input and output")
+        for name, theirs in result.rival_memory.items():
+            parts.append(f"{result.memory.peak_mib / theirs.peak_mib:.2f} of the peak of {name}")
     if result.absent:
         parts.append(f"absent: {', '.join(result.absent)}")
     if result.others is not None and result.others > BUSY:
@@ -373,15 +398,16 @@ def report(topic: str, results: Sequence[Result], where: dict[str, Any], plan: P
     if any(result.memory for result in results):
         lines += [
             "",
-            "Peak memory of fastseg in a fresh process, above its inputs:",
+            "Peak memory in a fresh process, above the inputs:",
             "",
-            "| contest | peak MiB | of that the output |",
-            "|---|---:|---:|",
+            "| contest | contender | peak MiB | of that the output |",
+            "|---|---|---:|---:|",
         ]
         lines += [
-            f"| {result.contest} | {result.memory.peak_mib:.1f} | {result.memory.output_mib:.1f} |"
+            f"| {result.contest} | {name} | {memory.peak_mib:.1f} | {memory.output_mib:.1f} |"
             for result in results
             if result.memory is not None
+            for name, memory in {"fastseg": result.memory, **result.rival_memory}.items()
         ]
     for result in results:
         if result.others is not None and result.others > BUSY:
@@ -402,7 +428,11 @@ def run(
         say(f"{topic}: {contest.name}")
         result = measure(contest, plan)
         if plan.memory and not (result.skipped or result.disagreement):
-            result.memory = measure_memory(topic, contest)
+            result.memory = measure_memory(topic, contest, contest.ours)
+            for name in contest.weighed:
+                if name not in result.absent:
+                    rival = contest.contender(name)
+                    result.rival_memory[name] = measure_memory(topic, contest, rival)
         say(f"  {_one_line(result)}")
         results.append(result)
     RESULTS.mkdir(exist_ok=True)
@@ -466,7 +496,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds per input")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
     parser.add_argument("--list", action="store_true", help="list the contests and stop")
-    parser.add_argument("--memory-of", nargs=2, metavar=("TOPIC", "CONTEST"), help="for itself")
+    parser.add_argument(
+        "--memory-of", nargs=3, metavar=("TOPIC", "CONTEST", "CONTENDER"), help="for itself"
+    )
     options = parser.parse_args(arguments)
     if options.memory_of:
         _memory_child(*options.memory_of)

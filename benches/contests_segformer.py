@@ -77,13 +77,6 @@ def inferring(run: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def as_tensor(image: np.ndarray) -> tuple[Any, ...]:
-    """Share the memory of an array."""
-    import torch
-
-    return (torch.from_numpy(image),)
-
-
 @cache
 def compiled(side: str, size: str) -> Any:
     """Compile one side's model."""
@@ -93,9 +86,33 @@ def compiled(side: str, size: str) -> Any:
     return torch.compile(model, fullgraph=True)
 
 
-def contender(name: str, run: Callable[..., Any]) -> Contender:
-    """Make a contender that gets a tensor."""
-    return Contender(name, inferring(run), prepare=as_tensor, requires=("torch", "transformers"))
+def contender(name: str, model: Callable[[], Any], run: Callable[..., Any]) -> Contender:
+    """Make a contender that gets its model, built before the clock starts, and a tensor."""
+
+    def prepare(image: np.ndarray) -> tuple[Any, ...]:
+        import torch
+
+        return model(), torch.from_numpy(image)
+
+    return Contender(name, run, prepare=prepare, requires=("torch", "transformers"))
+
+
+def our_eager(size: str) -> Contender:
+    """Run fastseg's model."""
+    run = inferring(lambda model, x: model.native_logits(x))
+    return contender("fastseg", lambda: ours(size), run)
+
+
+def their_eager(size: str) -> Contender:
+    """Run transformers' model."""
+    run = inferring(lambda model, x: model(x).logits)
+    return contender("transformers", lambda: theirs(size), run)
+
+
+def their_compiled(size: str) -> Contender:
+    """Run transformers' model under torch.compile."""
+    run = inferring(lambda model, x: model(x).logits)
+    return contender("transformers_compiled", lambda: compiled("theirs", size), run)
 
 
 def whole(size: str) -> Contest:
@@ -103,12 +120,21 @@ def whole(size: str) -> Contest:
     return Contest(
         name=f"{size}_512_c150",
         cases=picture(1, 3, 512, 512),
-        ours=contender("fastseg", lambda x: ours(size).native_logits(x)),
-        rivals=(
-            contender("transformers", lambda x: theirs(size)(x).logits),
-            contender("transformers_compiled", lambda x: compiled("theirs", size)(x).logits),
-        ),
+        ours=our_eager(size),
+        rivals=(their_eager(size), their_compiled(size)),
         agree=close(TOLERANCE),
+    )
+
+
+def large(size: str) -> Contest:
+    """Compare time and memory on a larger picture, both in eager mode."""
+    return Contest(
+        name=f"{size}_1024_c150",
+        cases=picture(1, 3, 1024, 1024),
+        ours=our_eager(size),
+        rivals=(their_eager(size),),
+        agree=close(TOLERANCE),
+        weighed=("transformers",),
     )
 
 
@@ -117,8 +143,10 @@ def both_compiled(size: str) -> Contest:
     return Contest(
         name=f"{size}_512_c150_compiled",
         cases=picture(1, 3, 512, 512),
-        ours=contender("fastseg", lambda x: compiled("ours", size)(x)),
-        rivals=(contender("transformers_compiled", lambda x: compiled("theirs", size)(x).logits),),
+        ours=contender(
+            "fastseg", lambda: compiled("ours", size), inferring(lambda model, x: model(x))
+        ),
+        rivals=(their_compiled(size),),
         agree=close(TOLERANCE),
     )
 
@@ -166,30 +194,24 @@ def step(model: Any, loss_of: Callable[..., Any], image: Any) -> float:
     return float(loss.detach())
 
 
-def our_step(image: Any) -> float:
+def our_step(model: Any, image: Any) -> float:
     """Run fastseg's step."""
     import fastseg
 
-    model = ours("b0")
     loss = fastseg.ops.upsample_cross_entropy
     return step(model, lambda x, target: loss(model.native_logits(x), target), image)
 
 
-def their_step(image: Any) -> float:
+def their_step(model: Any, image: Any) -> float:
     """Run transformers' step."""
-    model = theirs("b0")
     return step(model, lambda x, target: model(x, labels=target).loss, image)
 
 
 TRAINING = Contest(
     name="train_b0_2x256",
     cases=picture(2, 3, 256, 256),
-    ours=Contender("fastseg", our_step, prepare=as_tensor, requires=("torch", "transformers")),
-    rivals=(
-        Contender(
-            "transformers", their_step, prepare=as_tensor, requires=("torch", "transformers")
-        ),
-    ),
+    ours=contender("fastseg", lambda: ours("b0"), our_step),
+    rivals=(contender("transformers", lambda: theirs("b0"), their_step),),
     agree=close(1e-3),
 )
 
@@ -198,6 +220,7 @@ CONTESTS = [
     whole("b2"),
     both_compiled("b0"),
     both_compiled("b2"),
+    large("b2"),
     decoder("b2"),
     TRAINING,
 ]

@@ -109,6 +109,10 @@ def contest_checks(
                 continue
             value = rows[rival]["ratio"]["median"] if rival in rows else None
             found.append(Check(name, rival, limit["must"], value, True, limit.get("aim")))
+            if memory and "memory" in limit:
+                ours, theirs = result["memory"], result["rival_memory"].get(rival)
+                share = ours["peak_mib"] / theirs["peak_mib"] if ours and theirs else None
+                found.append(Check(name, f"{rival}, memory", limit["memory"], share, False))
         if memory and name in limits:
             peak = result["memory"]
             extra = peak["peak_mib"] - peak["output_mib"] if peak else None

@@ -72,8 +72,9 @@ def test_every_limit_names_a_contest_and_a_rival(limits: dict) -> None:
             rivals = {rival.name for rival in known[name].rivals}
             assert set(given) - {"extra_mib"} <= rivals, f"{topic}.{name}"
             for rival in set(given) - {"extra_mib"}:
-                assert set(given[rival]) <= {"must", "aim"}
+                assert set(given[rival]) <= {"must", "aim", "memory"}
                 assert given[rival]["must"] > 0
+                assert ("memory" in given[rival]) == (rival in known[name].weighed)
 
 
 def test_contests_have_names_of_their_own() -> None:
@@ -146,6 +147,36 @@ def test_gate_judges_contests(ratio: float | None, extra: float | None, missed: 
     assert len(found) == 2
     assert {check.what for check in found if not check.passed} == missed
     assert ("aim reached" in gate.table(found)) == (ratio == 25.0)
+
+
+@pytest.mark.parametrize(("theirs", "passed"), [(20.0, True), (19.0, False), (None, False)])
+def test_gate_judges_memory_against_a_rival(theirs: float | None, passed: bool) -> None:
+    gate = importlib.import_module("gate")
+    weighed = {} if theirs is None else {"rival": {"peak_mib": theirs, "output_mib": 0.0}}
+    result = {
+        "contest": "city",
+        "rows": [{"contender": "rival", "ratio": {"median": 9.0}}],
+        "memory": {"peak_mib": 10.0, "output_mib": 0.0},
+        "rival_memory": weighed,
+    }
+    limits = {"city": {"rival": {"must": 8, "memory": 0.5}}}
+    (check,) = (
+        each
+        for each in gate.contest_checks([result], limits, memory=True)
+        if each.what == "rival, memory"
+    )
+    assert check.passed is passed
+
+
+def test_memory_of_a_rival_is_measured() -> None:
+    contests = importlib.import_module("contests")
+    contest = next(each for each in contests.contests("counting") if each.rivals[0].available())
+    ours, theirs = (
+        contests.measure_memory("counting", contest, contender)
+        for contender in (contest.ours, contest.rivals[0])
+    )
+    assert ours.output_mib == pytest.approx(theirs.output_mib, abs=0.1)
+    assert theirs.peak_mib > 0
 
 
 @pytest.mark.parametrize(
