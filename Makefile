@@ -60,11 +60,14 @@ test-python: setup ## Run the Python tests (PYTEST_ARGS='-k refine' picks some)
 # An environment inside the environment: its own transformers, everything else from outside.
 OLD := $(VENV)/transformers-old
 
-test-transformers-old: setup ## Run the tests of fastseg.accelerate with a transformers before 5.9
+$(OLD)/.stamp: pyproject.toml | $(VENV)/.stamp-dev
 	$(BIN)/python -m venv --without-pip $(OLD)
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 		> "$$($(OLD)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/outside.pth"
 	$(OLD)/bin/python -m pip install 'transformers<5.9'
+	@touch $@
+
+test-transformers-old: setup $(OLD)/.stamp ## Run the tests of fastseg.accelerate with a transformers before 5.9
 	$(OLD)/bin/python -I -m pytest tests/acceleration $(PYTEST_ARGS)
 
 test-asan: ## Run the engine's tests under AddressSanitizer (needs a nightly toolchain)
