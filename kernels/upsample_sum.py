@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.library import wrap_triton
 
 from fastseg.kernels.bilinear import enlarged, first_after, neighbours
-from fastseg.kernels.launching import Launch, choose
+from fastseg.kernels.launching import Key, Launch, choose
 from fastseg.kernels.tokens import rows_of_channels, steps
 
 MOST_MAPS = 4
@@ -202,7 +202,7 @@ def upsample_sum(maps: Sequence[Tensor], bias: Tensor) -> Tensor:
         )
 
     sizes = [size for x in maps for size in x.shape[1:3]]
-    key = (batch, channels, *sizes, str(out.dtype))
+    key: Key = (batch, channels, *sizes, str(out.dtype))
     launch(choose("upsample_sum", key, CANDIDATES, launch, out))
     return out
 

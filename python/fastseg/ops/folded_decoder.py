@@ -8,11 +8,12 @@ from torch.nn import functional as F
 
 from fastseg.errors import ShapeError
 from fastseg.ops import reference
+from fastseg.ops._autocast import lowered
 from fastseg.ops._backends import chosen_backend, is_decomposed
 from fastseg.ops._engine import engine, flat, flats
 from fastseg.ops._operation import operation
 from fastseg.ops.token_linear import token_linear
-from fastseg.ops.upsample_sum import check_maps, downsample, map_shapes, upsample_sum
+from fastseg.ops.upsample_sum import check_maps, downsample, map_shapes, maps_problem, upsample_sum
 
 
 def folded_decoder(
@@ -45,7 +46,8 @@ def folded_decoder(
         BackendError: a backend that was asked for by name cannot run.
 
     Convention:
-        Weights are converted to the dtype of the features. Corners are not aligned.
+        Weights are converted to the dtype of the features, and features under CUDA's autocast to
+        its dtype, as those of a linear layer are. Corners are not aligned.
 
     Source:
         E. Xie et al.: SegFormer, 2021, eq. 4, rearranged; the function is the same.
@@ -76,6 +78,7 @@ def folded_decoder(
             f"classifier_weight, classifier_bias: expected (K, {dim}) and (K,), got "
             f"{tuple(classifier_weight.shape)} and {tuple(classifier_bias.shape)}"
         )
+    features = [lowered(x) for x in features]
     dtype = features[0].dtype
     weights = [weight.to(dtype) for weight in weights]
     vectors = [x.to(dtype) for x in (bias, classifier_weight, classifier_bias)]
@@ -126,10 +129,28 @@ def _rust(
     return out
 
 
-_FORWARD = {"reference": reference.folded_decoder, "torch": _torch, "rust": _rust}
+def _triton(
+    features: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    bias: Tensor,
+    classifier_weight: Tensor,
+    classifier_bias: Tensor,
+) -> Tensor:
+    from fastseg.kernels import folded_decoder as kernels
+
+    maps = [token_linear(x, weight) for x, weight in zip(features, weights, strict=True)]
+    return kernels.folded_decoder(maps, bias, classifier_weight, classifier_bias)
 
 
-@operation(_FORWARD)
+_FORWARD = {
+    "reference": reference.folded_decoder,
+    "torch": _torch,
+    "rust": _rust,
+    "triton": _triton,
+}
+
+
+@operation(_FORWARD, problem=maps_problem)
 def _folded_decoder(
     features: Sequence[Tensor],
     weights: Sequence[Tensor],
