@@ -1,5 +1,6 @@
 """Scores and images as the engine takes them."""
 
+import sys
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,6 +26,56 @@ def float32_rows(
     return contiguous(array, np.float32).reshape(rows, -1)
 
 
+def is_tensor(value: Any) -> bool:
+    """Whether `value` is a torch tensor, without loading torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def computes_in_torch(value: Any) -> bool:
+    """Whether `value` is a tensor that torch computes with where it is, instead of the engine.
+
+    That is a tensor of floats on a CUDA device, and on any device where `ops.use_backend` names
+    another backend than "rust".
+    """
+    if not is_tensor(value) or not value.is_floating_point() or value.is_sparse:
+        return False
+    backends = sys.modules.get("fastseg.ops._backends")  # where it is not, nobody has named one
+    chosen = "" if backends is None else backends.chosen_backend()
+    return value.device.type == "cuda" if chosen == "" else chosen != "rust"
+
+
+def channels_of(
+    image: tuple[int, ...], shape: tuple[int, ...], channel_axis: int | None
+) -> int | None:
+    """Which axis of an image holds its channels; None if none does.
+
+    Args:
+        image: the shape of the image: (*shape), (*shape, C) or (C, *shape).
+        shape: the shape of the points.
+        channel_axis: where the channels are; None finds out, preferring last.
+
+    Raises:
+        DtypeError: `channel_axis` is no integer.
+        ShapeError: the shapes do not match, or there are no channels.
+    """
+    last = len(image) - 1
+    if channel_axis is not None:
+        channel_axis = integer("channel_axis", channel_axis)
+        if not -len(image) <= channel_axis <= last:
+            raise ShapeError(f"channel_axis {channel_axis} is not an axis of image {image}")
+    if image == shape:
+        return None
+    is_last = channel_axis in (None, last, -1) and image[:-1] == shape
+    axis = last if is_last else (channel_axis or 0) % max(len(image), 1)
+    if image[:axis] + image[axis + 1 :] != shape or 0 in image:
+        raise ShapeError(
+            f"image must have the shape {shape} of the points, with or without channels, "
+            f"last or first (set channel_axis if in doubt), got {image}"
+        )
+    return axis
+
+
 def pixels(image: NDArray[Any], shape: tuple[int, ...], channel_axis: int | None) -> Pixels:
     """`image` as contiguous (N, C) of uint8, uint16 or float32: a view of itself if it can be.
 
@@ -41,22 +92,8 @@ def pixels(image: NDArray[Any], shape: tuple[int, ...], channel_axis: int | None
         raise DtypeError(
             f"image must be of a real number type (uint8, uint16, float32 …), got {image.dtype}"
         )
-    last = image.ndim - 1
-    if channel_axis is not None:
-        channel_axis = integer("channel_axis", channel_axis)
-        if not -image.ndim <= channel_axis <= last:
-            raise ShapeError(f"channel_axis {channel_axis} is not an axis of image {image.shape}")
-    if image.shape == shape:
-        rows = image[..., np.newaxis]
-    elif channel_axis in (None, last, -1) and image.shape[:-1] == shape:
-        rows = image
-    else:
-        rows = np.moveaxis(image, channel_axis or 0, -1) if image.ndim else image
-    if rows.shape[:-1] != shape or rows.size == 0:
-        raise ShapeError(
-            f"image must have the shape {shape} of the points, with or without channels, "
-            f"last or first (set channel_axis if in doubt), got {image.shape}"
-        )
+    axis = channels_of(image.shape, shape, channel_axis)
+    rows = image[..., np.newaxis] if axis is None else np.moveaxis(image, axis, -1)
     keeps = rows.dtype.kind == "u" and rows.dtype.itemsize <= 2
     dtype = rows.dtype.newbyteorder("=") if keeps else np.dtype(np.float32)
     return contiguous(rows, dtype).reshape(-1, rows.shape[-1])

@@ -1,16 +1,21 @@
 """The permutohedral lattice as a general high-dimensional Gaussian filter."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastseg import _rust
 from fastseg._arrays import require_float, to_numpy
 from fastseg.crf import _memory
-from fastseg.crf._arrays import float32_rows
+from fastseg.crf._arrays import computes_in_torch, float32_rows, is_tensor
 from fastseg.crf._kernels import feature_error
 from fastseg.crf.workspace import Workspace, engine_workspace
 from fastseg.errors import ShapeError
+
+if TYPE_CHECKING:
+    from fastseg.crf._tensor_lattice import TensorLattice
 
 
 class PermutohedralLattice:
@@ -31,6 +36,10 @@ class PermutohedralLattice:
             standard deviations).
         MemoryError: the lattice would not fit the memory that is available.
 
+    Convention:
+        The lattice of a tensor on a CUDA device is there, and filters there. Nothing here is
+        differentiable: `fastseg.ops.permutohedral_lattice` is, in the values.
+
     Source:
         Adams, Baek & Davis 2010. Same results as the lattice in pydensecrf.
 
@@ -45,6 +54,11 @@ class PermutohedralLattice:
 
     def __init__(self, features: Any, *, workspace: Workspace | None = None) -> None:
         engine = engine_workspace(workspace)
+        self._in_torch = _lattice_in_torch(features) if computes_in_torch(features) else None
+        if self._in_torch is not None:
+            self._lattice: _rust.Lattice | TensorLattice = self._in_torch
+            self._shape = tuple(features.shape[1:])
+            return
         array, _ = to_numpy("features", features)
         if array.dtype.kind not in "iu":
             require_float("features", array)
@@ -57,24 +71,24 @@ class PermutohedralLattice:
         dimension, points = array.shape[0], array[0].size
         _memory.require(points * (dimension * 20 + 16), f"a lattice of {points} points")
         try:
-            self._rust = _rust.Lattice(float32_rows(array, dimension), self._shape, engine)
+            self._lattice = _rust.Lattice(float32_rows(array, dimension), self._shape, engine)
         except ValueError as error:
             raise feature_error(error) from None
 
     @property
     def dimension(self) -> int:
         """How many features a point has."""
-        return self._rust.dimension
+        return self._lattice.dimension
 
     @property
     def num_points(self) -> int:
         """How many points there are."""
-        return self._rust.num_points
+        return self._lattice.num_points
 
     @property
     def num_vertices(self) -> int:
         """How many lattice vertices the points touch."""
-        return self._rust.num_vertices
+        return self._lattice.num_vertices
 
     def filter(self, values: Any) -> Any:
         """Filters `values`: slice ∘ blur ∘ splat.
@@ -128,22 +142,42 @@ class PermutohedralLattice:
         return self._apply(values, transpose=True)
 
     def _apply(self, values: Any, *, transpose: bool) -> Any:
+        if self._in_torch is not None and is_tensor(values) and values.is_floating_point():
+            channels = self._channels(tuple(values.shape))
+            rows = values.detach().reshape(channels, self.num_points)
+            return self._in_torch.filter(rows, transpose).reshape(values.shape).to(values)
         array, restore = to_numpy("values", values)
         require_float("values", array)
-        if array.shape != self._shape and array.shape[1:] != self._shape:
-            raise ShapeError(
-                f"values must be {self._shape} or (C, {', '.join(map(str, self._shape))}) as the "
-                f"features are, got shape {array.shape}"
-            )
+        channels = self._channels(array.shape)
         if array.size == 0:
             return restore(np.zeros(array.shape, np.float32))
         _memory.require(array.size * 8, f"filtering {array.size} values")
-        channels = 1 if array.shape == self._shape else array.shape[0]
-        result = self._rust.filter(float32_rows(array, channels), transpose)
+        result = self._lattice.filter(float32_rows(array, channels), transpose)
         return restore(result.reshape(array.shape))
+
+    def _channels(self, values: tuple[int, ...]) -> int:
+        """How many channels values of a shape have."""
+        if values == self._shape:
+            return 1
+        if values[1:] != self._shape:
+            raise ShapeError(
+                f"values must be {self._shape} or (C, {', '.join(map(str, self._shape))}) as the "
+                f"features are, got shape {values}"
+            )
+        return values[0]
 
     def __repr__(self) -> str:
         return (
             f"PermutohedralLattice(dimension={self.dimension}, num_points={self.num_points}, "
             f"num_vertices={self.num_vertices})"
         )
+
+
+def _lattice_in_torch(features: Any) -> TensorLattice | None:
+    """The lattice of tensors; None where the engine must do it, or say what is wrong."""
+    from fastseg.crf._tensor_lattice import TensorLattice, UnfitError
+
+    try:
+        return TensorLattice(features)
+    except UnfitError:
+        return None

@@ -7,9 +7,10 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fastseg import _rust
 from fastseg._arrays import require_float, to_numpy
 from fastseg._checks import integer, number, one_of, positive_per
-from fastseg.crf._arrays import pixels
+from fastseg.crf._arrays import computes_in_torch, is_tensor, pixels
 from fastseg.crf._inference import (
     Progress,
     infer,
@@ -18,7 +19,6 @@ from fastseg.crf._inference import (
     tolerance_value,
 )
 from fastseg.crf._kernels import (
-    Compatibility,
     Normalization,
     bilateral_kernel,
     compatibility,
@@ -26,7 +26,8 @@ from fastseg.crf._kernels import (
     grid,
     normalization_mode,
 )
-from fastseg.crf._layout import Layout, layout
+from fastseg.crf._layout import layout
+from fastseg.crf._task import Task, WeightedGrid
 from fastseg.crf._unary import Unary, clip_value, rows_of_labels
 from fastseg.crf.presets import PRESETS
 from fastseg.crf.workspace import Workspace, engine_workspace
@@ -115,7 +116,7 @@ def refine(
     Convention:
         A (K, H, W) input is K labels, never a volume: write a foreground volume as (1, D, H, W).
         Nothing is written to, and contiguous float32 probabilities and (H, W, C) uint8 images are
-        read where they are.
+        read where they are. Tensors on a CUDA device are refined there; see docs/crf.md.
 
     Source:
         Krähenbühl & Koltun 2011, "Efficient inference in fully connected CRFs with Gaussian edge
@@ -143,96 +144,125 @@ def refine(
     progress = progress_callback(progress)
     engine = engine_workspace(workspace)
 
-    scores, restore = to_numpy(name, value)
-    require_float(name, scores, "divide 8-bit values by 255, or make label maps one-hot")
     if image is None and bilateral_weight != 0:
         raise ParameterError("image is needed unless bilateral_weight is 0")
-    images = None if image is None else to_numpy("image", image)[0]
-    found = layout(name, scores.shape, None if images is None else images.shape, spacing)
-    if wants_labels and found.num_labels > _MOST_LABELS:
-        raise ShapeError(
-            f'return_="labels" can number {_MOST_LABELS} labels, got {found.num_labels}: take the '
-            "probabilities and their argmax"
-        )
-    spatial_grid = grid(
-        "spatial_sigma", _or(spatial_sigma, base.spatial_sigma), spacing, found.shape
-    )
-    bilateral_grid = grid(
-        "bilateral_sigma", _or(bilateral_sigma, base.bilateral_sigma), spacing, found.shape
-    )
-    result_shape, result_dtype = _result_of_batch(scores, found, wants_labels)
-    require_memory(
-        found.num_labels,
-        found.shape,
-        0 if found.batch is None else math.prod(result_shape) * result_dtype.itemsize,
-    )
 
-    def weighted(name: str, weight: float) -> Compatibility:
-        if compat is None:
-            return compatibility(name, weight, found.num_labels)
-        return compatibility("compat", compat, found.num_labels, weight)
-
-    spatial_compat = weighted("spatial_weight", spatial_weight)
-    bilateral_compat = weighted("bilateral_weight", bilateral_weight)
-
-    def refine_one(
-        given: NDArray[Any], picture: NDArray[Any] | None, index: tuple[int, ...]
-    ) -> NDArray[Any]:
-        kernels = []
-        if spatial_weight != 0:
-            kernel = gaussian_kernel(spatial_grid, normalization=mode, workspace=engine)
-            kernels.append((kernel, spatial_compat))
-        if picture is not None:
-            # Checked even where the weight is zero: a wrong image is a mistake all the same.
-            colors = pixels(picture, found.shape, channel_axis)
-            sigmas = positive_per(
-                "color_sigma", _or(color_sigma, base.color_sigma), colors.shape[1], "channel"
+    def task(scores: Any, images: Any) -> Task:
+        shape = tuple(scores.shape)
+        found = layout(name, shape, None if images is None else tuple(images.shape), spacing)
+        if wants_labels and found.num_labels > _MOST_LABELS:
+            raise ShapeError(
+                f'return_="labels" can number {_MOST_LABELS} labels, got {found.num_labels}: take '
+                "the probabilities and their argmax"
             )
-            if bilateral_weight != 0:
-                kernel = bilateral_kernel(
-                    bilateral_grid, colors, sigmas, normalization=mode, workspace=engine
-                )
-                kernels.append((kernel, bilateral_compat))
-        unary = Unary(
-            rows_of_labels(given, found.shape, are_logits=logits is not None),
-            found.shape,
-            clip=None if probs is None else clip,
+
+        def kernel(kind: str, sigma: Any, weight: float) -> WeightedGrid | None:
+            axes = grid(f"{kind}_sigma", sigma, spacing, found.shape)
+            if compat is None:
+                says = compatibility(f"{kind}_weight", weight, found.num_labels)
+            else:
+                says = compatibility("compat", compat, found.num_labels, weight)
+            return None if weight == 0 else (axes, says)
+
+        return Task(
             name=name,
-            given=given,
-            index=index,
-        )
-        result, _ = infer(
-            unary,
-            kernels,
+            layout=found,
+            spatial=kernel("spatial", _or(spatial_sigma, base.spatial_sigma), spatial_weight),
+            bilateral=kernel(
+                "bilateral", _or(bilateral_sigma, base.bilateral_sigma), bilateral_weight
+            ),
+            color_sigma=_or(color_sigma, base.color_sigma),
+            channel_axis=channel_axis,
+            normalization=mode,
+            clip=clip,
             iterations=iterations,
             tolerance=tolerance,
-            labels=wants_labels,
+            wants_labels=wants_labels,
             progress=progress,
-            workspace=engine,
         )
-        if wants_labels:
-            return result.reshape(found.shape)
-        kept: NDArray[Any] = result[1] if found.is_foreground else result
-        return kept.reshape(given.shape)
 
-    if found.batch is None:
-        return restore(refine_one(scores, images, ()))
-    batch = np.empty(result_shape, result_dtype)
-    for item in range(found.batch):
+    if computes_in_torch(value):
+        from fastseg.crf import _tensor_refinement
+        from fastseg.crf._tensor_lattice import UnfitError
+
+        images = image if image is None or is_tensor(image) else to_numpy("image", image)[0]
+        try:
+            return _tensor_refinement.refine(task(value, images), value, images)
+        except UnfitError:
+            pass  # the engine can, or says what is wrong
+    scores, restore = to_numpy(name, value)
+    require_float(name, scores, "divide 8-bit values by 255, or make label maps one-hot")
+    images = None if image is None else to_numpy("image", image)[0]
+    return restore(_refined(task(scores, images), scores, images, engine))
+
+
+def _refined(
+    task: Task, scores: NDArray[Any], images: NDArray[Any] | None, workspace: _rust.Workspace
+) -> NDArray[Any]:
+    """What the engine makes of one item or of a batch."""
+    batch = task.layout.batch
+    shape, dtype = _result_of_batch(scores, task)
+    result_bytes = 0 if batch is None else math.prod(shape) * dtype.itemsize
+    require_memory(task.layout.num_labels, task.layout.shape, result_bytes)
+    if batch is None:
+        return _refined_item(task, scores, images, (), workspace)
+    results = np.empty(shape, dtype)
+    for item in range(batch):
         picture = None if images is None else images[item, ...]
-        batch[item] = refine_one(scores[item, ...], picture, (item,))
-    return restore(batch)
+        results[item] = _refined_item(task, scores[item, ...], picture, (item,), workspace)
+    return results
+
+
+def _refined_item(
+    task: Task,
+    given: NDArray[Any],
+    picture: NDArray[Any] | None,
+    index: tuple[int, ...],
+    workspace: _rust.Workspace,
+) -> NDArray[Any]:
+    shape, mode = task.layout.shape, task.normalization
+    kernels = []
+    if task.spatial is not None:
+        axes, says = task.spatial
+        kernels.append((gaussian_kernel(axes, normalization=mode, workspace=workspace), says))
+    if picture is not None:
+        # Checked even where the weight is zero: a wrong image is a mistake all the same.
+        colors = pixels(picture, shape, task.channel_axis)
+        sigmas = positive_per("color_sigma", task.color_sigma, colors.shape[1], "channel")
+        if task.bilateral is not None:
+            axes, says = task.bilateral
+            kernel = bilateral_kernel(axes, colors, sigmas, normalization=mode, workspace=workspace)
+            kernels.append((kernel, says))
+    unary = Unary(
+        rows_of_labels(given, shape, are_logits=task.are_logits),
+        shape,
+        clip=None if task.are_logits else task.clip,
+        name=task.name,
+        given=given,
+        index=index,
+    )
+    result, _ = infer(
+        unary,
+        kernels,
+        iterations=task.iterations,
+        tolerance=task.tolerance,
+        labels=task.wants_labels,
+        progress=task.progress,
+        workspace=workspace,
+    )
+    if task.wants_labels:
+        return result.reshape(shape)
+    kept: NDArray[Any] = result[1] if task.layout.is_foreground else result
+    return kept.reshape(given.shape)
 
 
 def _or(value: _T | None, default: _T) -> _T:
     return default if value is None else value
 
 
-def _result_of_batch(
-    scores: NDArray[Any], found: Layout, wants_labels: bool
-) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _result_of_batch(scores: NDArray[Any], task: Task) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """The shape and dtype of all results together."""
-    if not wants_labels:
+    if not task.wants_labels:
         return scores.shape, scores.dtype.newbyteorder("=")
-    dtype = np.dtype(np.uint8 if found.num_labels <= 256 else np.uint16)
-    return (len(scores), *found.shape), dtype
+    dtype = np.dtype(np.uint8 if task.layout.num_labels <= 256 else np.uint16)
+    return (len(scores), *task.layout.shape), dtype

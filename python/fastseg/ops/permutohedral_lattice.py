@@ -359,7 +359,7 @@ def _splat_torch(
     sums = values.to(_accumulator(values))[order % points] * weights.flatten()[order, None]
     for level in starts:
         sums = torch.segment_reduce(sums, "sum", offsets=level.long(), axis=0, unsafe=True)
-    return sums.view(-1, channels)
+    return sums.view(len(starts[-1]) - 1, channels)
 
 
 def _splat_reference(
