@@ -1,7 +1,10 @@
 """What holds for all operations: values, gradients, registration, backends, dtypes."""
 
+import contextlib
+
 import pytest
 import torch
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fastseg import ops
 from fastseg.errors import BackendError, ParameterError
@@ -133,3 +136,41 @@ def test_operations_compile_without_graph_breaks(case) -> None:
         lambda *arguments: function(*arguments, **case.options), fullgraph=True, backend="eager"
     )
     torch.testing.assert_close(compiled(*case.public), function(*case.public, **case.options))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # PyTorch's, about its attention
+@pytest.mark.parametrize("backend", ["", "torch"])
+def test_operations_work_inside_transforms_of_functions(case, backend) -> None:
+    tensors, structure = tree_flatten(list(case.public))
+    differentiable = [
+        i for i, t in enumerate(tensors) if isinstance(t, torch.Tensor) and t.is_floating_point()
+    ]
+
+    def loss(*given):
+        arguments = tree_unflatten(merged(tensors, differentiable, given), structure)
+        return getattr(ops, case.name)(*arguments, **case.options).float().square().sum()
+
+    given = [tensors[i].detach().requires_grad_() for i in differentiable]
+    total = loss(*given)
+    with ops.use_backend(backend) if backend else contextlib.nullcontext():
+        twice = torch.vmap(loss)(*(torch.stack([t, t]) for t in given))
+        assert difference(twice, total.expand(2)) <= 4 * TOLERANCE[torch.float32]
+        if total.requires_grad:
+            found = torch.func.grad(loss, argnums=tuple(range(len(given))))(*given)
+            expected = torch.autograd.grad(total, given)
+            for mine, theirs in zip(found, expected, strict=True):
+                assert difference(mine, theirs) <= 4 * TOLERANCE[torch.float32]
+
+
+def merged(values, places, others):
+    values = list(values)
+    for place, other in zip(places, others, strict=True):
+        values[place] = other
+    return values
+
+
+@pytest.mark.parametrize("backend", ["reference", "rust", "triton"])
+def test_other_backends_refuse_transforms_of_functions(case, backend) -> None:
+    function = getattr(ops, case.name)
+    with ops.use_backend(backend), pytest.raises(BackendError, match=r"transforms of torch\.func"):
+        torch.vmap(lambda _: function(*case.public, **case.options))(torch.zeros(2))

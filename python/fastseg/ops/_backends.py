@@ -82,8 +82,19 @@ def decomposed() -> Iterator[None]:
 
 
 def is_decomposed() -> bool:
-    """Whether operations are to be seen as plain PyTorch operators."""
-    return _decomposing
+    """Whether operations are to run as plain PyTorch operators: for export, and in `torch.func`.
+
+    Raises:
+        BackendError: another backend was asked for by name inside a transform of `torch.func`.
+    """
+    if _decomposing or not torch._C._are_functorch_transforms_active():
+        return _decomposing
+    if _chosen not in ("", "torch"):
+        raise BackendError(
+            f"the {_chosen} backend does not work inside vmap, grad and other transforms of "
+            "torch.func; take 'torch' there, or leave the choice to fastseg"
+        )
+    return True
 
 
 def implementation(
