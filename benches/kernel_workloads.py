@@ -59,9 +59,18 @@ def depthwise_conv_gelu(network: Network, stage: int, make: Maker) -> object:
     return ops.depthwise_conv_gelu(make(1, h, w, c), make(c, 1, 3, 3), make(c))
 
 
+def sequence_reduced_attention(network: Network, stage: int, make: Maker) -> object:
+    """Attention: every stage has as many keys as the picture has squares of 32 pixels."""
+    (h, w), c = network.size(stage), network.widths[stage]
+    keys = h * w // REDUCTIONS[stage] ** 2
+    query, key, value = make(1, h * w, c), make(1, keys, c), make(1, keys, c)
+    return ops.sequence_reduced_attention(query, key, value, num_heads=HEADS[stage])
+
+
 # Operation, the function that calls it, and the stages that have it (None: once a network).
 OPERATIONS: list[tuple[Callable[..., object], tuple[int, ...] | None]] = [
     (depthwise_conv_gelu, (0, 1, 2, 3)),
+    (sequence_reduced_attention, (0, 1, 2, 3)),
 ]
 
 

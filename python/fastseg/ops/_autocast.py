@@ -10,7 +10,12 @@ def lowered(tensor: Tensor) -> Tensor:
     PyTorch converts the arguments of matrix products and convolutions so; operators of other
     packages get what they are given.
     """
+    return tensor.to(lower_dtype(tensor) or tensor.dtype)
+
+
+def lower_dtype(tensor: Tensor) -> torch.dtype | None:
+    """Autocast's dtype where autocast is on for the GPU that a tensor is on, or None."""
     device = tensor.device.type
-    if device == "cpu" or not torch.is_autocast_enabled(device):
-        return tensor
-    return tensor.to(torch.get_autocast_dtype(device))
+    if device == "cpu" or not torch.amp.is_autocast_available(device):
+        return None
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None

@@ -8,11 +8,15 @@ from torch.nn import functional as F
 
 from fastseg.errors import DtypeError, ShapeError
 from fastseg.ops import reference
+from fastseg.ops._autocast import lowered
 from fastseg.ops._backends import chosen_backend, is_decomposed
 from fastseg.ops._engine import engine, flat, flats
 from fastseg.ops._operation import operation
 
 _aten = torch.ops.aten
+
+# Channels of a head that the Triton kernels hold beside each other in registers.
+WIDEST_HEAD = 128
 
 
 def sequence_reduced_attention(
@@ -44,6 +48,7 @@ def sequence_reduced_attention(
         >>> ops.sequence_reduced_attention(q, kv, kv, num_heads=2).shape
         torch.Size([1, 64, 32])
     """
+    query, key, value = lowered(query), lowered(key), lowered(value)
     _check(query, key, value, num_heads)
     if is_decomposed():
         q, k, v = (_split_heads(x, num_heads) for x in (query, key, value))
@@ -118,10 +123,23 @@ def _sizes(query: Tensor, key: Tensor, num_heads: int) -> tuple[int, int, int, i
     return batch, queries, key.shape[1], num_heads, channels // num_heads
 
 
-_FORWARD = {"reference": _reference, "torch": _torch, "rust": _rust}
+def _triton(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+    from fastseg.kernels import sequence_reduced_attention as kernels
+
+    return kernels.sequence_reduced_attention(query, key, value, num_heads)
 
 
-@operation(_FORWARD)
+def _problem(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> str | None:
+    width = query.shape[2] // num_heads
+    if width > WIDEST_HEAD:
+        return f"takes heads of at most {WIDEST_HEAD} channels, got {width}"
+    return None
+
+
+_FORWARD = {"reference": _reference, "torch": _torch, "rust": _rust, "triton": _triton}
+
+
+@operation(_FORWARD, problem=_problem)
 def _sequence_reduced_attention(
     query: Tensor, key: Tensor, value: Tensor, num_heads: int, backend: str
 ) -> tuple[Tensor, Tensor]:
@@ -173,10 +191,29 @@ def _backward_rust(
     return dq, dk, dv
 
 
-_BACKWARD = {"reference": _backward_plain, "torch": _backward_torch, "rust": _backward_rust}
+def _backward_triton(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    from fastseg.kernels import sequence_reduced_attention as kernels
+
+    return kernels.sequence_reduced_attention_backward(grad, query, key, value, out, lse)
 
 
-@operation(_BACKWARD)
+def _backward_problem(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor
+) -> str | None:
+    return _problem(query, key, value, lse.shape[2])
+
+
+_BACKWARD = {
+    "reference": _backward_plain,
+    "torch": _backward_torch,
+    "rust": _backward_rust,
+    "triton": _backward_triton,
+}
+
+
+@operation(_BACKWARD, problem=_backward_problem)
 def _sequence_reduced_attention_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
