@@ -50,7 +50,13 @@ OPTIONAL = {
     "triton",
 }
 # Modules that are themselves loaded only once the library that they adapt to is.
-ADAPTERS = {"crf/_tensor_lattice.py", "crf/_tensor_refinement.py", "metrics/_torchmetrics.py"}
+ADAPTERS = {
+    "crf/_tensor_lattice.py",
+    "crf/_tensor_mean_field.py",
+    "crf/_tensor_model.py",
+    "crf/_tensor_refinement.py",
+    "metrics/_torchmetrics.py",
+}
 NEEDS_TORCH = {
     "augment",
     "ops",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from crf.tolerances import FILTER_RTOL, Q_ATOL, SUM_RTOL, q_atol
-from fastseg.crf import PermutohedralLattice, refine
+from fastseg.crf import DenseCRF, PermutohedralLattice, refine
 from fastseg.errors import BackendError, DataError, DtypeError, ParameterError, ShapeError
 from references.pictures import made_up_image, made_up_probs
 
@@ -338,3 +338,92 @@ def test_lattices_say_what_is_wrong(place):
             lattice.filter(torch.rand(30, 3, device=place.device))
         with pytest.raises(DtypeError, match="int64"):
             lattice.filter(torch.zeros(30, dtype=torch.int64, device=place.device))
+
+
+def both_models(place, **keywords):
+    """The same CRF on the engine and in place, from probabilities or energies."""
+    image = made_up_image(SHAPE)
+    rng = np.random.default_rng(4)
+    features = np.stack([*np.indices(SHAPE) / 4, rng.normal(size=SHAPE)]).astype(np.float32)
+    models = []
+    for convert in (np.asarray, place.tensor):
+        with nullcontext() if convert is np.asarray else place.chosen():
+            model = DenseCRF(**{name: convert(value) for name, value in keywords.items()})
+            model.add_gaussian(sigma=(3, 2), compat=3)
+            model.add_bilateral(convert(image), sigma=20, color_sigma=13, compat=[1, 2, 3])
+            model.add_pairwise(convert(features), compat=1 - np.eye(3), normalization="after")
+        models.append(model)
+    return models
+
+
+@pytest.mark.parametrize("given", ["probs", "unary"])
+def test_dense_crfs_compute_what_the_engine_does(given, place):
+    value = made_up_probs(3, SHAPE)
+    if given == "unary":
+        value = -np.log(value) + 2
+        value[0, 1, 2] = np.inf
+    engine, model = both_models(place, **{given: value})
+    q = made_up_probs(3, SHAPE, seed=5)
+    with place.chosen():
+        assert repr(model) == repr(engine)
+        pairs = [
+            (model.infer(4), engine.infer(4)),
+            (model.update(place.tensor(q)), engine.update(q)),
+            (model.update(q), engine.update(q)),
+            *zip(model.steps(3), engine.steps(3), strict=True),
+        ]
+        messages, energies = model.messages(place.tensor(q)), model.energies()
+        free = (
+            model.free_energy(place.tensor(q)),
+            model.free_energy(),
+            model.free_energy(model.infer(3)),
+        )
+    for actual, expected in pairs:
+        assert actual.device.type == place.device
+        np.testing.assert_allclose(actual.cpu().numpy(), expected, rtol=0, atol=ATOL)
+    np.testing.assert_allclose(messages.cpu().numpy(), engine.messages(q), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(energies.cpu().numpy(), engine.energies(), rtol=1e-6, atol=1e-6)
+    if given == "probs":
+        assert free[0] == pytest.approx(engine.free_energy(q), rel=SUM_RTOL)
+    assert free[1] == free[2] == pytest.approx(engine.free_energy(), rel=SUM_RTOL)
+
+
+def test_steps_are_the_callers_to_write(place):
+    _, model = both_models(place, probs=made_up_probs(3, SHAPE))
+    with place.chosen():
+        expected = [q.clone() for q in model.steps(3)]
+        for q, wanted in zip(model.steps(3), expected, strict=True):
+            assert torch.equal(q, wanted)
+            q.zero_()
+
+
+def test_dense_crfs_say_what_is_wrong(place):
+    probs, image = place.tensor(made_up_probs(3, SHAPE)), made_up_image(SHAPE)
+    _, model = both_models(place, probs=made_up_probs(3, SHAPE))
+    with place.chosen():
+        for error, words, call in [
+            (DataError, r"probs\[0, 0, 0\]", lambda: DenseCRF(probs - 2)),
+            (ShapeError, "probs must be", lambda: DenseCRF(probs[0, 0])),
+            (ShapeError, "q must be", lambda: model.update(probs[:2])),
+            (DtypeError, "q must be float16", lambda: model.update(probs.long())),
+            (DataError, "q must be finite", lambda: model.messages(probs / 0)),
+            (DataError, "summing to one", lambda: model.free_energy(probs * 2)),
+            (ParameterError, "sigma along", lambda: model.add_gaussian(sigma=1e-9)),
+            (
+                DtypeError,
+                "features must be float16",
+                lambda: model.add_pairwise(probs.long(), compat=1),
+            ),
+            (ShapeError, "features must be", lambda: model.add_pairwise(probs[0], compat=1)),
+            (
+                ShapeError,
+                "image must have",
+                lambda: model.add_bilateral(image[1:], sigma=3, color_sigma=3),
+            ),
+        ]:
+            with pytest.raises(error, match=words):
+                call()
+        wide = np.concatenate([image, image, image], axis=2)
+        with pytest.raises(BackendError, match="63"):
+            model.add_bilateral(wide, sigma=3, color_sigma=0.01)
+    assert "kernels=3" in repr(model)

@@ -1,35 +1,23 @@
 """The fully connected CRF in its parts: unary term, kernels, compatibility, inference."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
 
 from fastseg import _rust
-from fastseg._arrays import require_float, to_numpy
-from fastseg._checks import integer, positive_per
-from fastseg.crf._arrays import float32_rows, pixels
-from fastseg.crf._inference import (
-    Progress,
-    infer,
-    progress_callback,
-    require_memory,
-    tolerance_value,
-)
-from fastseg.crf._kernels import (
-    Compatibility,
-    Normalization,
-    bilateral_kernel,
-    compatibility,
-    feature_kernel,
-    gaussian_kernel,
-    grid,
-    normalization_mode,
-)
-from fastseg.crf._unary import Unary, clip_value
+from fastseg._checks import integer
+from fastseg.crf._arrays import computes_in_torch
+from fastseg.crf._engine_model import EngineModel
+from fastseg.crf._inference import Progress, progress_callback, tolerance_value
+from fastseg.crf._kernels import Normalization, compatibility, grid, normalization_mode
+from fastseg.crf._unary import clip_value
 from fastseg.crf.workspace import Workspace, engine_workspace
-from fastseg.errors import DataError, ParameterError, ShapeError
+from fastseg.errors import ParameterError
+
+if TYPE_CHECKING:
+    from fastseg.crf._tensor_model import TensorModel
 
 
 class DenseCRF:
@@ -60,7 +48,8 @@ class DenseCRF:
         Axes are (y, x) or (z, y, x), channels of `image` last or first; features of the added
         kernels are ordered x, y, z, channels, as in pydensecrf. Axes of size one are left out of
         the features, so a volume of depth one equals its only slice. The message of a point to
-        itself is included.
+        itself is included. Results are arrays, but tensors on its device where the unary term is a
+        tensor on a CUDA device, which is then computed with there.
 
     Source:
         Krähenbühl & Koltun 2011. Same Q as pydensecrf to 1e-5 when the number of points is a
@@ -87,24 +76,20 @@ class DenseCRF:
     ) -> None:
         if (probs is None) == (unary is None):
             raise ParameterError("give exactly one of probs and unary (energies)")
-        self._workspace = engine_workspace(workspace)
-        self._kernels: list[tuple[_rust.Kernel, Compatibility]] = []
-        if unary is None:
-            self._unary = self._checked_unary("probs", probs, clip_value(clip))
-        else:
-            self._unary = self._checked_unary("unary", unary, None)
-        self._energies: NDArray[np.float32] | None = None
+        name, value = ("unary", unary) if probs is None else ("probs", probs)
+        least = clip_value(clip) if unary is None else None
+        self._model = _model(name, value, least, engine_workspace(workspace))
         self._iterations = 5
 
     @property
     def num_labels(self) -> int:
         """How many labels there are."""
-        return len(self._unary.values)
+        return self._model.num_labels
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the points."""
-        return self._unary.shape
+        return self._model.shape
 
     def add_gaussian(
         self,
@@ -137,9 +122,7 @@ class DenseCRF:
         """
         axes = grid("sigma", sigma, spacing, self.shape)
         weight = compatibility("compat", compat, self.num_labels)
-        mode = normalization_mode(normalization)
-        kernel = gaussian_kernel(axes, normalization=mode, workspace=self._workspace)
-        self._kernels.append((kernel, weight))
+        self._model.add_gaussian((axes, weight), normalization_mode(normalization))
 
     def add_bilateral(
         self,
@@ -178,14 +161,9 @@ class DenseCRF:
             >>> model.add_bilateral(image, sigma=80, color_sigma=13, compat=10)
         """
         axes = grid("sigma", sigma, spacing, self.shape)
-        colors = pixels(to_numpy("image", image)[0], self.shape, channel_axis)
-        color_sigmas = positive_per("color_sigma", color_sigma, colors.shape[1], "channel")
         weight = compatibility("compat", compat, self.num_labels)
         mode = normalization_mode(normalization)
-        kernel = bilateral_kernel(
-            axes, colors, color_sigmas, normalization=mode, workspace=self._workspace
-        )
-        self._kernels.append((kernel, weight))
+        self._model.add_bilateral((axes, weight), image, channel_axis, color_sigma, mode)
 
     def add_pairwise(
         self,
@@ -217,20 +195,9 @@ class DenseCRF:
             >>> position = np.mgrid[0:8, 0:12] / 3.0
             >>> model.add_pairwise(position, compat=[[0, 1], [1, 0]])
         """
-        array, _ = to_numpy("features", features)
-        require_float("features", array)
-        if array.ndim == 0 or array.shape[1:] != self.shape or len(array) == 0:
-            expected = ", ".join(map(str, self.shape))
-            raise ShapeError(f"features must be (d, {expected}), got shape {array.shape}")
         weight = compatibility("compat", compat, self.num_labels)
-        kernel = feature_kernel(
-            float32_rows(array, len(array)),
-            self.shape,
-            normalization=normalization_mode(normalization),
-            workspace=self._workspace,
-            with_origin=_pad_origin,
-        )
-        self._kernels.append((kernel, weight))
+        mode = normalization_mode(normalization)
+        self._model.add_features(features, weight, mode, with_origin=_pad_origin)
 
     def infer(
         self,
@@ -238,7 +205,7 @@ class DenseCRF:
         *,
         tolerance: float | None = None,
         progress: Progress | None = None,
-    ) -> NDArray[np.float32]:
+    ) -> Any:
         """Runs mean-field updates from Q = softmax(−U).
 
         Args:
@@ -263,19 +230,14 @@ class DenseCRF:
             >>> model.infer(50, tolerance=1e-3).shape
             (2, 8, 12)
         """
-        q, done = infer(
-            self._unary,
-            self._kernels,
-            iterations=integer("iterations", iterations, least=0),
-            tolerance=tolerance_value(tolerance),
-            progress=progress_callback(progress),
-            workspace=self._workspace,
+        q, self._iterations = self._model.infer(
+            integer("iterations", iterations, least=0),
+            tolerance_value(tolerance),
+            progress_callback(progress),
         )
-        self._iterations = done
-        result: NDArray[np.float32] = q.reshape(self.num_labels, *self.shape)
-        return result
+        return q
 
-    def steps(self, iterations: int) -> Iterator[NDArray[np.float32]]:
+    def steps(self, iterations: int) -> Iterator[Any]:
         """Yields Q after each of a number of updates.
 
         Args:
@@ -298,15 +260,15 @@ class DenseCRF:
         """
         return self._steps(integer("iterations", iterations, least=0))
 
-    def _steps(self, iterations: int) -> Iterator[NDArray[np.float32]]:
+    def _steps(self, iterations: int) -> Iterator[Any]:
         q = self.infer(0)
         for done in range(1, iterations + 1):
             q = self.update(q)
             self._iterations = done
             # The caller may write into what it gets.
-            yield q.copy() if done < iterations else q
+            yield deepcopy(q) if done < iterations else q
 
-    def update(self, q: Any) -> NDArray[np.float32]:
+    def update(self, q: Any) -> Any:
         """One mean-field update: softmax(−U − messages(q)).
 
         Args:
@@ -327,16 +289,9 @@ class DenseCRF:
             >>> model.update(np.zeros((2, 8, 12))).max()
             np.float32(0.5)
         """
-        result = _rust.update(
-            self._energy_rows(),
-            self._q_rows(q),
-            self.shape,
-            kernels=self._kernels,
-            workspace=self._workspace,
-        )
-        return result.reshape(self.num_labels, *self.shape)
+        return self._model.update(q)
 
-    def messages(self, q: Any) -> NDArray[np.float32]:
+    def messages(self, q: Any) -> Any:
         """The messages that `q` sends, summed over kernels, as energies: what `update` adds to U.
 
         Args:
@@ -358,10 +313,7 @@ class DenseCRF:
             >>> bool((model.messages(np.full((2, 8, 12), 0.5)) < 0).all())
             True
         """
-        result = _rust.messages(
-            self._q_rows(q), self.shape, kernels=self._kernels, workspace=self._workspace
-        )
-        return result.reshape(self.num_labels, *self.shape)
+        return self._model.messages(q)
 
     def free_energy(self, q: Any = None) -> float:
         """The variational free energy ΣQ·ln Q + ΣQ·U + ½ΣQ·messages(Q), in nats.
@@ -386,19 +338,9 @@ class DenseCRF:
             >>> model.free_energy() == model.free_energy(q)
             True
         """
-        rows = self._q_rows(self.infer(self._iterations) if q is None else q)
-        # To the rounding of float16.
-        if rows.min() < 0 or np.abs(rows.sum(0) - 1).max() > 1e-2:
-            raise DataError("q must be probabilities, summing to one over labels at each point")
-        return _rust.free_energy(
-            self._energy_rows(),
-            rows,
-            self.shape,
-            kernels=self._kernels,
-            workspace=self._workspace,
-        )
+        return self._model.free_energy(self.infer(self._iterations) if q is None else q)
 
-    def energies(self) -> NDArray[np.float32]:
+    def energies(self) -> Any:
         """The unary term as energies U = −ln p, clipped and normalised.
 
         Returns:
@@ -410,54 +352,30 @@ class DenseCRF:
             >>> crf.DenseCRF(np.full((2, 3), 0.5)).energies()[0]
             array([0.6931472, 0.6931472, 0.6931472], dtype=float32)
         """
-        energies: NDArray[np.float32] = self._energy_rows().copy()
-        return energies.reshape(self.num_labels, *self.shape)
+        return self._model.energies()
 
     def __repr__(self) -> str:
         return (
             f"DenseCRF(num_labels={self.num_labels}, shape={self.shape}, "
-            f"kernels={len(self._kernels)})"
+            f"kernels={self._model.num_kernels})"
         )
 
     def _set_unary(self, energies: Any) -> None:
         """Puts energies of the same shape in the place of the unary term; kernels stay."""
-        array, _ = to_numpy("unary", energies)
-        expected = (self.num_labels, *self.shape)
-        if array.shape != expected:
-            raise ShapeError(f"unary must be {expected}, got shape {array.shape}")
-        self._unary = self._checked_unary("unary", array, None)
-        self._energies = None
+        assert isinstance(self._model, EngineModel), "for arrays: what pydensecrf's interface takes"
+        self._model.set_unary(energies)
 
-    def _checked_unary(self, name: str, value: Any, clip: float | None) -> Unary:
-        """A copy of `value` as a unary term: the caller may reuse its array."""
-        array, _ = to_numpy(name, value)
-        require_float(name, array)
-        if not 2 <= array.ndim <= 4 or array.size == 0:
-            raise ShapeError(
-                f"{name} must be (K, *shape) with at least one label and one point, of one to "
-                f"three axes, got shape {array.shape}"
-            )
-        require_memory(len(array), array.shape[1:])
-        rows = float32_rows(array, len(array), always_copy=True)
-        unary = Unary(rows, array.shape[1:], clip, name, given=rows.reshape(array.shape))
-        # What cannot be used shows now rather than at the first inference.
-        infer(unary, [], iterations=0, labels=True, workspace=self._workspace)
-        return unary
 
-    def _energy_rows(self) -> NDArray[np.float32]:
-        """The energies, (K, N), computed once."""
-        if self._energies is None:
-            self._energies = self._unary.energies()
-        return self._energies
+def _model(
+    name: str, value: Any, clip: float | None, workspace: _rust.Workspace
+) -> EngineModel | TensorModel:
+    """What computes with a unary term: torch with a tensor on a GPU, else the engine."""
+    if computes_in_torch(value):
+        from fastseg.crf._tensor_lattice import UnfitError
+        from fastseg.crf._tensor_model import TensorModel
 
-    def _q_rows(self, q: Any) -> NDArray[np.float32]:
-        """`q` as contiguous (K, N)."""
-        array, _ = to_numpy("q", q)
-        require_float("q", array)
-        expected = (self.num_labels, *self.shape)
-        if array.shape != expected:
-            raise ShapeError(f"q must be {expected}, got shape {array.shape}")
-        rows = float32_rows(array, self.num_labels)
-        if not np.isfinite(rows).all():
-            raise DataError("q must be finite, got NaN or infinity")
-        return rows
+        try:
+            return TensorModel(value, clip, workspace)
+        except UnfitError:
+            pass  # the engine says what is wrong
+    return EngineModel(name, value, clip, workspace)

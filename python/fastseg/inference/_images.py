@@ -36,11 +36,6 @@ class Picture(NamedTuple):
         """Height and width."""
         return int(self.values.shape[1]), int(self.values.shape[2])
 
-    def channels_last(self) -> NDArray[Any]:
-        """The values as (H, W, C)."""
-        pixels: NDArray[Any] = self.values.permute(1, 2, 0).contiguous().cpu().numpy()
-        return pixels
-
 
 def is_picture(value: Any) -> bool:
     """Whether a value is one picture rather than a sequence of them."""

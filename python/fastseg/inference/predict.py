@@ -261,12 +261,9 @@ class _Finish:
         from fastseg.crf import refine
 
         assert self.refinement is not None
-        given = probs.contiguous().cpu().numpy()
-        pixels = picture.channels_last()
-        refined = refine(
-            given[0] if len(given) == 1 else given, pixels, channel_axis=-1, **self.refinement
-        )
-        return torch.from_numpy(refined).reshape(probs.shape)
+        given = probs[0] if len(probs) == 1 else probs
+        refined: Tensor = refine(given, picture.values, channel_axis=0, **self.refinement)
+        return refined.reshape(probs.shape)
 
 
 def _whole(
