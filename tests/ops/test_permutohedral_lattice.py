@@ -110,6 +110,14 @@ def test_operators_are_registered_as_they_behave():
         torch.library.opcheck(operator.default, (*arguments, "torch"))
 
 
+def test_filtering_inside_transforms_of_functions():
+    lattice, values = lattice_of(random_features(2, 20)), torch.rand(2, 20, 3)
+    expected = torch.stack([lattice.filter(v) for v in values])
+    torch.testing.assert_close(torch.vmap(lattice.filter)(values), expected)
+    grad = torch.func.grad(lambda v: lattice.filter(v).square().sum())(values[0])
+    torch.testing.assert_close(grad, lattice.filter(2 * expected[0], transpose=True))
+
+
 def test_filtering_compiles_without_graph_breaks():
     torch._dynamo.reset()
     lattice, values = lattice_of(random_features(2, 20)), torch.rand(20, 3)

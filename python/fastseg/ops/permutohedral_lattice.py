@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastseg.errors import DtypeError, ShapeError
 from fastseg.ops import reference
-from fastseg.ops._backends import chosen_backend
+from fastseg.ops._backends import chosen_backend, is_decomposed
 from fastseg.ops._lattice_keys import key_layout, scales
 from fastseg.ops._operation import operation
 
@@ -86,6 +86,10 @@ class PermutohedralLattice:
             tensor(4.)
         """
         _check("values", values, self.num_points)
+        if is_decomposed():
+            return _splat_reference(
+                values, self.splat_weights, self.corners, self.order, self.starts
+            )
         out: Tensor = _permutohedral_splat(
             values, self.splat_weights, self.corners, self.order, self.starts, chosen_backend()
         )
@@ -113,6 +117,8 @@ class PermutohedralLattice:
             torch.Size([3, 1])
         """
         _check("vertices", vertices, self.num_vertices)
+        if is_decomposed():
+            return reference.permutohedral_blur(vertices, self.neighbours, reverse)
         out: Tensor = _permutohedral_blur(vertices, self.neighbours, reverse, chosen_backend())
         return out
 
@@ -146,6 +152,10 @@ class PermutohedralLattice:
                     f"start: expected the {vertices.shape[1]} channels of the vertices, got "
                     f"{start.shape[1]}"
                 )
+        if is_decomposed():
+            return reference.permutohedral_slice(
+                vertices, self.slice_weights, self.corners, scale, start
+            )
         out: Tensor = _permutohedral_slice(
             vertices,
             self.slice_weights,
