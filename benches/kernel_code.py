@@ -144,7 +144,6 @@ def source(launch: Recorded, chip: Chip) -> tuple[ASTSource, Any]:
 def fingerprint(launch: Recorded, chip: Chip) -> str:
     """The same for launches that compile to the same code, with this version of Triton."""
     program, options = source(launch, chip)
-    # Where a kernel stands in its file does not change its code.
     text = f"{triton.__version__} {program.hash()} {options} {chip}"
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from fastseg import ops
 from kernel_launches import Maker, Workload
@@ -67,10 +68,53 @@ def sequence_reduced_attention(network: Network, stage: int, make: Maker) -> obj
     return ops.sequence_reduced_attention(query, key, value, num_heads=HEADS[stage])
 
 
+def upsample_sum(network: Network, make: Maker) -> object:
+    """The decoder's sum, in training."""
+    sizes = [network.size(stage) for stage in range(4)]
+    return ops.upsample_sum(
+        [make(1, h, w, network.decoder) for h, w in sizes], make(network.decoder)
+    )
+
+
+def folded_decoder(network: Network, make: Maker) -> object:
+    """The whole decoder, in evaluation."""
+    features = [make(1, *network.size(i), c) for i, c in enumerate(network.widths)]
+    weights = [make(network.decoder, c) for c in network.widths]
+    classifier = make(network.classes, network.decoder), make(network.classes)
+    return ops.folded_decoder(features, weights, make(network.decoder), *classifier)
+
+
+def _labels(network: Network, make: Maker) -> tuple[Tensor, Tensor]:
+    """Logits at a quarter of the resolution, and labels."""
+    target = make(1, network.height, network.width, dtype=torch.int64)
+    return make(1, network.classes, *network.size(0)), target
+
+
+def upsample_argmax(network: Network, make: Maker) -> object:
+    """Label maps, in prediction."""
+    logits, target = _labels(network, make)
+    return ops.upsample_argmax(logits, target.shape[1:])
+
+
+def upsample_confusion(network: Network, make: Maker) -> object:
+    """Counts, in evaluation."""
+    return ops.upsample_confusion(*_labels(network, make), ignore_index=255)
+
+
+def upsample_cross_entropy(network: Network, make: Maker) -> object:
+    """The loss, in training."""
+    return ops.upsample_cross_entropy(*_labels(network, make))
+
+
 # Operation, the function that calls it, and the stages that have it (None: once a network).
 OPERATIONS: list[tuple[Callable[..., object], tuple[int, ...] | None]] = [
     (depthwise_conv_gelu, (0, 1, 2, 3)),
     (sequence_reduced_attention, (0, 1, 2, 3)),
+    (upsample_sum, None),
+    (folded_decoder, None),
+    (upsample_argmax, None),
+    (upsample_confusion, None),
+    (upsample_cross_entropy, None),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Bilinear enlargement along one axis, as PyTorch places it when corners are not aligned."""
+"""Bilinear enlargement along one axis, placed as PyTorch places it."""
 
 from __future__ import annotations
 
@@ -7,26 +7,35 @@ import triton.language as tl
 
 
 @triton.jit
-def neighbours(place, size, full):
+def neighbours(place, size, full, ALIGNED: tl.constexpr = 0):
     """Where the two source places of enlarged places lie, and the weight of the second.
 
     Args:
         place: enlarged places, from 0 to `full`; int32.
         size: how many source places there are.
         full: how many enlarged places there are.
+        ALIGNED: 1 where the centres of the corners coincide (`align_corners`), 0 where their edges.
 
     Returns:
         Two int32 and a float32 in [0, 1), shaped like `place`.
     """
-    # Multiplied before it is divided: a size of one is a constant, which cannot be converted.
-    source = (place + 0.5) * (size * 1.0 / full) - 0.5
+    scale = _ratio(size - ALIGNED, full - ALIGNED)
+    source = place * scale if ALIGNED else (place + 0.5) * scale - 0.5
     source = tl.maximum(source, 0.0)
     low = tl.minimum(source.to(tl.int32), size - 1)
     return low, tl.minimum(low + 1, size - 1), source - low
 
 
 @triton.jit
-def first_after(source, size, full):
+def _ratio(upper, lower):
+    """Rounded as a CPU rounds it; the quotient of two float32 is not, on a GPU."""
+    # Not `.to`: a size of one is a constant and has none.
+    upper, lower = tl.cast(upper, tl.float32), tl.cast(lower, tl.float32)
+    return tl.div_rn(upper, tl.maximum(lower, 1.0))
+
+
+@triton.jit
+def first_after(source, size, full, ALIGNED: tl.constexpr = 0):
     """The first enlarged place whose two neighbours are `source` and the next, or lie behind.
 
     The enlarged places from `first_after(s)` to `first_after(s + 1)` lie between `s` and `s + 1`;
@@ -36,12 +45,15 @@ def first_after(source, size, full):
         source: source places, from -1 to `size`; int32.
         size: how many source places there are.
         full: how many enlarged places there are.
+        ALIGNED: as of `neighbours`.
     """
-    guess = tl.ceil((source + 0.5) * (full * 1.0 / size) - 0.5).to(tl.int32)
+    scale = _ratio(full - ALIGNED, size - ALIGNED)
+    guess = source * scale if ALIGNED else (source + 0.5) * scale - 0.5
+    guess = tl.ceil(guess).to(tl.int32)
     # Rounding may put it one place off; `neighbours` has the last word.
-    low, _, _ = neighbours(guess - 1, size, full)
+    low, _, _ = neighbours(guess - 1, size, full, ALIGNED)
     guess -= (low >= source).to(tl.int32)
-    low, _, _ = neighbours(guess, size, full)
+    low, _, _ = neighbours(guess, size, full, ALIGNED)
     guess += (low < source).to(tl.int32)
     guess = tl.where(source <= 0, 0, tl.minimum(guess, full))
     return tl.where(source >= size, full, guess)

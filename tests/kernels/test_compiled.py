@@ -89,13 +89,13 @@ def test_what_misses_a_limit_is_named(table, committed: dict, change: dict, mess
 @pytest.mark.parametrize(("traffic", "message"), [(9.0, "moves 9.0 ×"), (None, "not counted")])
 def test_bytes_beyond_the_limit_are_named(table, committed: dict, traffic, message) -> None:
     entries = copy.deepcopy(committed["entries"])
-    entry = next(e for e in entries if e["kernel"] == "depthwise_conv_gelu._forward")
+    entry = next(e for e in entries if e["kernel"] == "upsample_argmax._forward")
     entry["traffic"] = traffic
     assert message in "\n".join(table.misses(entries))
 
 
 def test_a_limit_of_no_kernel_is_named(table) -> None:
-    assert "there is no depthwise_conv_gelu._forward" in "\n".join(table.misses([]))
+    assert "there is no upsample_argmax._forward" in "\n".join(table.misses([]))
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """upsample_confusion: against counting the label map, and what is refused."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastseg import ops
 from fastseg.errors import DtypeError, LabelError, ParameterError, ShapeError
 from fastseg.labelmaps import upsample_argmax, upsample_confusion
 
@@ -123,3 +126,21 @@ def test_refusals(scene):
         upsample_confusion(logits, target, ignore_index="255")
     with pytest.raises(ParameterError, match="ignore_index"):
         upsample_confusion(logits, target, ignore_index=2**70)
+
+
+def test_tensors_on_a_gpu_are_counted_there(scene, monkeypatch):
+    logits, target = (torch.from_numpy(each) for each in scene)
+    expected = upsample_confusion(logits, target, ignore_index=255)
+    # No GPU is needed to take the way of one.
+    module = sys.modules["fastseg.labelmaps.upsample_confusion"]
+    monkeypatch.setattr(module, "is_on_gpu", lambda _: True)
+    with ops.use_backend("torch"):
+        got = upsample_confusion(logits, target, ignore_index=255)
+        one = upsample_confusion(logits[0], target[0], ignore_index=255)
+        binary = upsample_confusion(logits[0, :2], target[0] > 2)
+    assert torch.equal(got, expected)
+    assert one.sum() == (target[0] != 255).sum()
+    assert binary.sum() == target[0].numel()
+    monkeypatch.setattr(ops, "upsample_confusion", lambda *_, **__: torch.full((6, 6), -1))
+    with pytest.raises(LabelError, match="name it as ignore_index"):
+        upsample_confusion(logits, target)

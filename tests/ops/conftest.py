@@ -26,6 +26,11 @@ class Case:
     options: dict[str, Any]
     operator: tuple[Any, ...]
 
+    @property
+    def counts(self) -> bool:
+        """Whether the results are integers."""
+        return self.name in ("upsample_argmax", "upsample_confusion")
+
     def run(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, list[Tensor]]:
         """The result, and the leaves that it depends on."""
         arguments = [_converted(a, dtype) for a in self.public]
@@ -78,6 +83,13 @@ def _cases() -> dict[str, Case]:
                 (logits, full),
                 {"align_corners": align},
                 (logits.detach(), list(full), align),
+            )
+            options = {"ignore_index": 255, "align_corners": align}
+            cases[f"confusion_{name}"] = Case(
+                "upsample_confusion",
+                (logits, target),
+                options,
+                (logits.detach(), target, 255, align),
             )
             cases[f"cross_entropy_{name}"] = Case(
                 "upsample_cross_entropy",

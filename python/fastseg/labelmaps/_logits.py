@@ -42,6 +42,12 @@ class Logits:
         return self.restore(result if self.batched else result[0])
 
 
+def is_on_gpu(logits: Any) -> bool:
+    """Whether logits are a torch tensor on a CUDA device."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(logits, torch.Tensor) and logits.device.type == "cuda"
+
+
 def as_logits(logits: Any) -> Logits:
     """Return logits as the engine takes them, without a copy where memory allows.
 

@@ -10,7 +10,7 @@ from fastseg import _rust
 from fastseg._arrays import contiguous, to_numpy
 from fastseg._checks import integer
 from fastseg.errors import DtypeError, LabelError, ShapeError
-from fastseg.labelmaps._logits import as_logits
+from fastseg.labelmaps._logits import as_logits, is_on_gpu
 
 # What the engine reads as it is; other integers are converted to one that holds them.
 _WIDER = {"bool": "uint8", "int8": "int32", "int16": "int32", "uint32": "int64", "uint64": "int64"}
@@ -41,6 +41,7 @@ def upsample_confusion(
         LabelError: A target is neither in 0 … K-1 nor `ignore_index`.
 
     Convention:
+        A tensor on a GPU stays there: `fastseg.ops.upsample_confusion` counts it.
         As for `upsample_argmax`. `ignore_index` masks by the target only: a pixel that is predicted
         as it still counts.
 
@@ -52,6 +53,8 @@ def upsample_confusion(
         array([[4, 1],
                [0, 2]])
     """
+    if is_on_gpu(logits):
+        return _on_its_device(logits, target, ignore_index, align_corners)
     given = as_logits(logits)
     labels, _ = to_numpy("target", target)
     if labels.dtype.kind not in "iub":
@@ -85,3 +88,24 @@ def upsample_confusion(
             f"0 … {given.num_classes - 1}; name it as ignore_index"
         ) from None
     return given.restore(counts)
+
+
+def _on_its_device(logits: Any, target: Any, ignore_index: int | None, align_corners: bool) -> Any:
+    import torch
+
+    from fastseg import ops
+
+    target = torch.as_tensor(target, device=logits.device)
+    if target.dtype == torch.bool:
+        target = target.long()
+    if logits.ndim == 3:
+        logits, target = logits[None], target[None]
+    counts = ops.upsample_confusion(
+        logits.detach(), target, ignore_index=ignore_index, align_corners=align_corners
+    )
+    if counts[0, 0] < 0:
+        raise LabelError(
+            f"target: a label is not one of the {logits.shape[1]} classes 0 … "
+            f"{logits.shape[1] - 1}; name it as ignore_index"
+        )
+    return counts

@@ -19,6 +19,7 @@ from fastseg.ops.permutohedral_lattice import PermutohedralLattice, permutohedra
 from fastseg.ops.sequence_reduced_attention import sequence_reduced_attention
 from fastseg.ops.token_linear import token_linear
 from fastseg.ops.upsample_argmax import upsample_argmax
+from fastseg.ops.upsample_confusion import upsample_confusion
 from fastseg.ops.upsample_cross_entropy import upsample_cross_entropy
 from fastseg.ops.upsample_sum import upsample_sum
 
@@ -32,6 +33,7 @@ __all__ = [
     "sequence_reduced_attention",
     "token_linear",
     "upsample_argmax",
+    "upsample_confusion",
     "upsample_cross_entropy",
     "upsample_sum",
     "use_backend",

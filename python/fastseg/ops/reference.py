@@ -110,6 +110,34 @@ def upsample_argmax(logits: Tensor, size: Sequence[int], *, align_corners: bool 
     return full.argmax(dim=1)
 
 
+def upsample_confusion(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int | None = None,
+    align_corners: bool = False,
+) -> Tensor:
+    """How often each target meets each of the likeliest classes of the enlarged logits.
+
+    Args:
+        logits: (B, K, h, w) float.
+        target: (B, H, W) int64.
+        ignore_index: target of pixels that do not count.
+        align_corners: as in `torch.nn.functional.interpolate`.
+
+    Returns:
+        (K, K) int64: rows are targets.
+    """
+    classes = logits.shape[1]
+    labels = upsample_argmax(logits, target.shape[1:], align_corners=align_corners)
+    counts = torch.zeros(classes, classes, dtype=torch.int64, device=logits.device)
+    keep = target == target if ignore_index is None else target != ignore_index
+    ones = keep.flatten().long()
+    # Pixels that do not count add nothing, to the first row.
+    cells = target.where(keep, 0).flatten(), labels.flatten()
+    return counts.index_put(cells, ones, accumulate=True)
+
+
 def upsample_cross_entropy(
     logits: Tensor, target: Tensor, *, ignore_index: int = 255, align_corners: bool = False
 ) -> Tensor:

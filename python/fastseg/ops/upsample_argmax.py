@@ -1,6 +1,7 @@
 """The label of each pixel, without logits at full resolution."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,10 +69,24 @@ def _rust(logits: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
     return torch.from_numpy(labels).long()
 
 
-_FORWARD = {"reference": _reference, "torch": _reference, "rust": _rust}
+def _triton(logits: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    from fastseg.kernels import upsample_argmax as kernels
+
+    return kernels.upsample_argmax(logits, size, align_corners)
 
 
-@operation(_FORWARD)
+def plane_problem(logits: Tensor, *_: Any) -> str | None:
+    """What the Triton kernels cannot do with (B, K, h, w) logits."""
+    height, width = logits.shape[2:]
+    if (height - 1) * logits.stride(2) + (width - 1) * logits.stride(3) >= 2**31:
+        return "takes logits of which a class lies within 2³¹ elements"
+    return None
+
+
+_FORWARD = {"reference": _reference, "torch": _reference, "rust": _rust, "triton": _triton}
+
+
+@operation(_FORWARD, problem=plane_problem)
 def _upsample_argmax(
     logits: Tensor, size: Sequence[int], align_corners: bool, backend: str
 ) -> Tensor:

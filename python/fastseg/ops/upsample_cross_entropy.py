@@ -11,7 +11,7 @@ from fastseg.ops import reference
 from fastseg.ops._backends import chosen_backend, is_decomposed
 from fastseg.ops._engine import engine, flat
 from fastseg.ops._operation import operation
-from fastseg.ops.upsample_argmax import check_logits
+from fastseg.ops.upsample_argmax import check_logits, plane_problem
 
 # Full-resolution logits that the torch backend holds at a time.
 _CHUNK_ELEMENTS = 1 << 22
@@ -36,7 +36,8 @@ def upsample_cross_entropy(
     Raises:
         ShapeError: the shapes disagree.
         DtypeError: `logits` is not floating point, or `target` not of an integer dtype.
-        LabelError: a label is neither in [0, K) nor `ignore_index` (checked on a CPU).
+        LabelError: a label is neither in [0, K) nor `ignore_index`. On a GPU, where a check would
+            wait for it, the loss and its gradients are NaN instead.
         BackendError: a backend that was asked for by name cannot run.
 
     Convention:
@@ -51,13 +52,7 @@ def upsample_cross_entropy(
         0.6931
     """
     check_logits(logits)
-    if target.ndim != 3 or target.shape[0] != logits.shape[0]:
-        raise ShapeError(
-            f"target: expected ({logits.shape[0]}, H, W) for logits {tuple(logits.shape)}, got "
-            f"{tuple(target.shape)}"
-        )
-    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
-        raise DtypeError(f"target: expected integer labels, got {target.dtype}")
+    check_target(target, logits)
     target = target.long()
     if is_decomposed():
         return reference.upsample_cross_entropy(
@@ -68,6 +63,17 @@ def upsample_cross_entropy(
         logits, target, ignore_index, align_corners, needs_gradient, chosen_backend()
     )[0]
     return loss
+
+
+def check_target(target: Tensor, logits: Tensor) -> None:
+    """Raises an error unless a target is (B, H, W) integers that go with (B, K, h, w) logits."""
+    if target.ndim != 3 or target.shape[0] != logits.shape[0]:
+        raise ShapeError(
+            f"target: expected ({logits.shape[0]}, H, W) for logits {tuple(logits.shape)}, got "
+            f"{tuple(target.shape)}"
+        )
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise DtypeError(f"target: expected integer labels, got {target.dtype}")
 
 
 def _reference(
@@ -93,7 +99,7 @@ def _reference(
 def _torch(
     logits: Tensor, target: Tensor, ignore_index: int, align_corners: bool, gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    _check_labels(target, logits.shape[1], ignore_index)
+    check_labels(target, logits.shape[1], ignore_index)
     (batch, classes, height, width), (full_h, full_w) = logits.shape, target.shape[1:]
     rows = _taps(height, full_h, align_corners, logits)
     columns = _taps(width, full_w, align_corners, logits)
@@ -126,10 +132,13 @@ def _torch(
     return loss, (d_logits / counted).to(logits.dtype) if gradient else logits.new_empty(0)
 
 
-def _check_labels(target: Tensor, classes: int, ignore_index: int) -> None:
+def check_labels(target: Tensor, classes: int, ignore_index: int | None) -> None:
+    """Raises an error where labels on a CPU are neither in [0, K) nor `ignore_index`."""
     if target.device.type != "cpu":
         return
-    wrong = (target != ignore_index) & ((target < 0) | (target >= classes))
+    wrong = (target < 0) | (target >= classes)
+    if ignore_index is not None:
+        wrong &= target != ignore_index
     if wrong.any():
         raise LabelError(
             f"target: expected labels in 0..{classes - 1} or ignore_index={ignore_index}, got "
@@ -167,7 +176,7 @@ def _shrink(x: Tensor, taps: tuple[Tensor, Tensor, Tensor], size: int, *, dim: i
 def _rust(
     logits: Tensor, target: Tensor, ignore_index: int, align_corners: bool, gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    _check_labels(target, logits.shape[1], ignore_index)
+    check_labels(target, logits.shape[1], ignore_index)
     batch, classes, height, width = logits.shape
     d_logits = logits.new_empty(logits.shape if gradient else (0,))
     loss = engine.upsample_cross_entropy(
@@ -182,10 +191,18 @@ def _rust(
     return logits.new_tensor(loss), d_logits
 
 
-_FORWARD = {"reference": _reference, "torch": _torch, "rust": _rust}
+def _triton(
+    logits: Tensor, target: Tensor, ignore_index: int, align_corners: bool, gradient: bool
+) -> tuple[Tensor, Tensor]:
+    from fastseg.kernels import upsample_cross_entropy as kernels
+
+    return kernels.upsample_cross_entropy(logits, target, ignore_index, align_corners, gradient)
 
 
-@operation(_FORWARD)
+_FORWARD = {"reference": _reference, "torch": _torch, "rust": _rust, "triton": _triton}
+
+
+@operation(_FORWARD, problem=plane_problem)
 def _upsample_cross_entropy(
     logits: Tensor,
     target: Tensor,
