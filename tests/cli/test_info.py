@@ -53,3 +53,22 @@ def test_missing_packages(run, monkeypatch, missing):
     facts = json.loads(run("info", "--json").out)
     state = {**facts["backends"], **facts["readers"]}[missing]
     assert state["available"] is False
+
+
+needs_triton = pytest.mark.skipif(info.find_spec("triton") is None, reason="needs triton")
+
+
+@needs_triton
+def test_kernels_without_a_gpu(run, monkeypatch):
+    monkeypatch.setattr(info.Path, "exists", lambda path: False)
+    state = json.loads(run("info", "--json").out)["backends"]["triton"]
+    assert "no GPU is visible to run the kernels of" in state["reason"]
+
+
+@needs_triton
+def test_kernels_with_a_gpu(run, monkeypatch):
+    monkeypatch.setattr(info.Path, "exists", lambda path: True)
+    state = json.loads(run("info", "--json").out)["backends"]["triton"]
+    assert state["available"] is True
+    assert {"depthwise_conv_gelu", "upsample_argmax"} <= set(state["kernels"])
+    assert f", the kernels of {len(state['kernels'])} operations" in run("info").out

@@ -109,12 +109,14 @@ def names_in(wheel: Path) -> list[str]:
 
 
 def expected_kernels(repository: Path) -> set[str]:
-    return {PROBE} | {path.name for path in (repository / "kernels").glob("*.py")}
+    kernels = {path.name for path in (repository / "kernels").glob("*.py")}
+    return kernels | {PROBE, "tuned.json"}
 
 
 def kernels_among(names: list[str]) -> set[str]:
     folder = "fastseg/kernels/"
-    return {name.split(folder)[1] for name in names if folder in name and name.endswith(".py")}
+    inside = [name.split(folder)[1] for name in names if folder in name]
+    return {name for name in inside if name.endswith((".py", ".json"))}
 
 
 def test_wheel_serves_every_python_from_3_10(wheel: Path) -> None:

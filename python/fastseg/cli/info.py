@@ -99,7 +99,8 @@ def _triton() -> dict[str, Any]:
     version = _version("triton")
     if version is None or find_spec("triton") is None:
         return _unavailable(version, "triton is not installed")
-    if not _has_operations() or not _kernels():
+    kernels = _kernels()
+    if not _has_operations() or not kernels:
         return _unavailable(
             version, "triton is installed, but this version of fastseg has no kernels for it"
         )
@@ -108,8 +109,12 @@ def _triton() -> dict[str, Any]:
     if sys.platform == "linux" and not any(
         Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
     ):
-        return _unavailable(version, "no GPU is visible to this machine's drivers")
-    return {"available": True, "version": version, "reason": None}
+        return _unavailable(version, f"no GPU is visible to run {_count(kernels)} on")
+    return {"available": True, "version": version, "reason": None, "kernels": kernels}
+
+
+def _count(kernels: list[str]) -> str:
+    return f"the kernels of {len(kernels)} operations"
 
 
 def _unavailable(version: str | None, reason: str) -> dict[str, Any]:
@@ -121,8 +126,10 @@ def _has_operations() -> bool:
 
 
 def _kernels() -> list[str]:
-    folder = Path(__file__).resolve().parent.parent / "kernels"
-    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+    """The operations that have kernels."""
+    package = Path(__file__).resolve().parent.parent
+    operations = {path.stem for path in (package / "ops").glob("*.py")}
+    return sorted(operations & {path.stem for path in (package / "kernels").glob("*.py")})
 
 
 def _version(distribution: str) -> str | None:
@@ -156,5 +163,6 @@ def _as_text(facts: dict[str, Any]) -> str:
 
 def _detail(state: dict[str, Any]) -> str:
     if state["available"]:
-        return str(state["version"])
+        kernels = f", {_count(state['kernels'])}" if "kernels" in state else ""
+        return f"{state['version']}{kernels}"
     return str(state["reason"])
