@@ -66,5 +66,7 @@ def upsample_argmax(logits: Tensor, size: Sequence[int], align_corners: bool) ->
 
 def tiles(size: Sequence[int], how: Launch) -> int:
     """How many tiles cover a picture."""
-    down = triton.cdiv(size[0], how.blocks["BLOCK_Y"])
-    return int(down * triton.cdiv(size[1], how.blocks["BLOCK_X"]))
+    # Not `int(…)`, which would compile a graph for each size.
+    count: int = triton.cdiv(size[0], how.blocks["BLOCK_Y"])
+    count *= triton.cdiv(size[1], how.blocks["BLOCK_X"])
+    return count
