@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         ops,
         threads,
     )
-    from fastseg.acceleration import accelerate, acceleration_report, restore
+    from fastseg.acceleration.accelerate import accelerate, acceleration_report, restore
     from fastseg.checkpoints.load import load
     from fastseg.inference.predict import predict
     from fastseg.models import create_model, list_models

@@ -310,7 +310,7 @@ class TestWhatIsLeft:
         assert fastseg.acceleration_report(nn.Linear(2, 2)).layers == ()
 
     def test_no_segformer_inside(self):
-        with pytest.raises(DtypeError, match="expected a SegFormer of transformers, got Linear"):
+        with pytest.raises(DtypeError, match=r"expected a SegFormer of transformers .* got Linear"):
             fastseg.accelerate(nn.Linear(2, 2))
 
     def test_inside_another_module(self):
