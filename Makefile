@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rust test-python test-transformers-old test-asan lint format bench gate kernels wheel clean
+.PHONY: help setup demo test test-rust test-python test-transformers-old test-asan lint format bench gate kernels test-gpu bench-gpu wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,17 @@ gate: setup ## Fail where a measured ratio lies below its limit in benches/limit
 
 kernels: setup ## Compile every Triton kernel for six chips (no GPU needed); write the tables
 	$(BIN)/python benches/kernels_table.py
+
+# On a machine with a GPU nothing is built or installed: the sources run with the Python that has torch
+# and triton (make GPU_PYTHON=python).
+GPU_PYTHON ?= $(PYTHON)
+ON_GPU = TRITON_INTERPRET=0 PYTHONPATH=python $(GPU_PYTHON)
+
+test-gpu: ## Check every kernel on a GPU (needs torch and triton, no Rust)
+	$(ON_GPU) tests/gpu/checks.py
+
+bench-gpu: ## Check, then measure kernels and models on a GPU; write results and kernels/tuned.json
+	$(ON_GPU) benches/gpu.py $(BENCH_ARGS)
 
 wheel: $(VENV)/.stamp-venv ## Build the wheel and the source distribution into dist/
 	$(BIN)/maturin build --release --sdist --out dist
