@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -118,9 +119,36 @@ OPERATIONS: list[tuple[Callable[..., object], tuple[int, ...] | None]] = [
 ]
 
 
+def refinement(network: Network, make: Maker) -> object:
+    """One update of `fastseg.crf.refine` by colour, with four points to a vertex."""
+    dimension, points = 5, network.height * network.width
+    corners, vertices = (dimension + 1) * points, points // 4
+
+    def integers(*shape: int) -> Tensor:
+        return make(*shape, dtype=torch.int32)
+
+    lows, units = [0] * dimension, [1] * dimension
+    _, weights = torch.ops.fastseg.permutohedral_embed(
+        make(dimension, points).detach(), lows, units, "triton"
+    )
+    lattice = ops.PermutohedralLattice(
+        splat_weights=weights,
+        slice_weights=weights,
+        corners=integers(dimension + 1, points),
+        order=integers(corners),
+        starts=[integers(vertices + corners // 32 + 1), integers(vertices + 1)],
+        neighbours=integers(dimension + 1, 2, vertices),
+    )
+    q = make(points, network.classes)
+    return lattice.filter(q, start=make(points, network.classes, dtype=torch.float32))
+
+
 def workloads() -> list[Workload]:
-    """Every operation of every network in every dtype."""
-    found = []
+    """Every operation of every network in every dtype, and refinement, which is in float32."""
+    found = [
+        Workload("refine", f"refining {n.name}", partial(refinement, n), torch.float32)
+        for n in NETWORKS[::2]
+    ]
     for network in NETWORKS:
         for call, stages in OPERATIONS:
             for dtype in DTYPES:

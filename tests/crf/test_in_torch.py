@@ -276,6 +276,12 @@ def test_features_that_need_wider_keys(place):
                 refine(given, image, color_sigma=0.01)
 
 
+def test_sparse_tensors_are_refused(place):
+    probs = place.tensor(made_up_probs(3, SHAPE))
+    with place.chosen(), pytest.raises(DtypeError, match="probs must be a dense tensor"):
+        refine(probs.to_sparse(), made_up_image(SHAPE))
+
+
 def test_the_rust_backend_is_the_engine():
     probs, image = made_up_probs(3, SHAPE), made_up_image(SHAPE)
     with ops.use_backend("rust"):

@@ -38,7 +38,9 @@ def computes_in_torch(value: Any) -> bool:
     That is a tensor of floats on a CUDA device, and on any device where `ops.use_backend` names
     another backend than "rust".
     """
-    if not is_tensor(value) or not value.is_floating_point() or value.is_sparse:
+    if not is_tensor(value) or not value.is_floating_point():
+        return False
+    if value.layout != sys.modules["torch"].strided:
         return False
     backends = sys.modules.get("fastseg.ops._backends")  # where it is not, nobody has named one
     chosen = "" if backends is None else backends.chosen_backend()
