@@ -110,6 +110,41 @@ def _operation_calls(
     }
 
 
+def lattice_contests(sizes: Sequence[tuple[int, int, int]], device: str) -> Iterator[Contest]:
+    """The CRF's filter by position and colour, in float32: placing the points, and one filter."""
+    for height, width, classes in sizes:
+        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        # Waves with some noise: as many vertices to a point as in a photograph.
+        waves = torch.stack([(x / 50 + i).sin() + (y / 70 - i).cos() for i in range(3)])
+        colors = (60 * waves + 8 * torch.randn_like(waves)) / 13
+        features = torch.cat([torch.stack([x, y]) / 80, colors]).flatten(1).to(device)
+        values = torch.rand(height * width, classes, device=device)
+        size = f"{height}×{width}×{classes}"
+        yield Contest(f"permutohedral_lattice {size}, placing", _placing_calls(features))
+        yield Contest(f"permutohedral_lattice {size}, filter", _filter_calls(features, values))
+
+
+def _placing_calls(features: Tensor) -> dict[str, Call]:
+    def ours() -> Tensor:
+        return ops.permutohedral_lattice(features).corners
+
+    return {"fastseg": ours, "torch": lambda: _in_torch(ours)}
+
+
+def _filter_calls(features: Tensor, values: Tensor) -> dict[str, Call]:
+    lattice = ops.permutohedral_lattice(features)
+
+    def ours() -> Tensor:
+        return lattice.filter(values)
+
+    return {"fastseg": ours, "torch": lambda: _in_torch(ours)}
+
+
+def _in_torch(call: Call) -> Any:
+    with ops.use_backend("torch"):
+        return call()
+
+
 def model_contests(
     sizes: Sequence[tuple[str, int, int, int]], device: str, dtype: torch.dtype
 ) -> Iterator[Contest]:
@@ -233,6 +268,9 @@ def _measure_all(quick: bool) -> list[Row]:
     networks = NETWORKS[:1] if quick else NETWORKS
     contests = [
         *operation_contests(networks, "cuda", torch.float16),
+        *lattice_contests(
+            [(512, 512, 21)] if quick else [(512, 512, 21), (1024, 2048, 19)], "cuda"
+        ),
         *model_contests(sizes[:1] if quick else sizes, "cuda", torch.float16),
     ]
     rows = []

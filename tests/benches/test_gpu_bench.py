@@ -34,6 +34,13 @@ def test_contenders_of_operations_agree(gpu, network) -> None:
         assert len(row.milliseconds) == 3
 
 
+def test_contenders_of_lattices_agree(gpu) -> None:
+    placing, filtering = gpu.lattice_contests([(9, 12, 3)], "cpu")
+    for contest in (placing, filtering):
+        row = gpu.measure(contest, lambda call: 1.0)
+        assert set(row.milliseconds) == {"fastseg", "torch"}
+
+
 def test_contenders_of_models_agree(gpu) -> None:
     pytest.importorskip("transformers")
     (contest,) = gpu.model_contests([("b0", 64, 64, 5)], "cpu", torch.float32)

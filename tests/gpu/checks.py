@@ -142,6 +142,31 @@ def check_label_maps(device: str) -> None:
     assert loss.isnan(), "labels that are none must make the loss NaN"
 
 
+def check_lattice(device: str, height: int = 96, width: int = 130, channels: int = 21) -> None:
+    """Points are placed to the last bit, also on borders; filters and gradients are as plain."""
+    generator = torch.Generator().manual_seed(0)
+    # Whole steps put many points on borders between simplices.
+    y, x = torch.meshgrid(torch.arange(height) / 8, torch.arange(width) / 8, indexing="ij")
+    colors = (torch.rand(3, height, width, generator=generator) * 4).round() / 2
+    features = torch.cat([torch.stack([x, y]), colors]).flatten(1).to(device)
+    values = torch.rand(height * width, channels, generator=generator).to(device)
+    found = {}
+    for backend in ("reference", "triton", "triton"):
+        given = values.clone().requires_grad_()
+        with ops.use_backend(backend):
+            lattice = ops.permutohedral_lattice(features)
+            out = lattice.filter(given)
+            (gradient,) = torch.autograd.grad(out, given, values)
+        now = [lattice.splat_weights, lattice.corners, lattice.neighbours, out.detach(), gradient]
+        before = found.setdefault(backend, now)
+        assert all(map(torch.equal, now, before)), "other bits the second time"
+    for got, expected in zip(found["triton"][:3], found["reference"][:3], strict=True):
+        assert torch.equal(got, expected), "points lie elsewhere"
+    for got, expected in zip(found["triton"][3:], found["reference"][3:], strict=True):
+        difference = float((got - expected).abs().max() / expected.abs().max())
+        assert difference <= TOLERANCE[torch.float32], f"differs by {difference:.2g}"
+
+
 def check_compiled(device: str) -> None:
     """`torch.compile` gives the same result, forward and backward."""
     case = next(c for c in cases() if c.name == "depthwise_conv_gelu")
@@ -196,7 +221,14 @@ def checks() -> dict[str, Callable[[str], None]]:
         for dtype in TOLERANCE:
             name = f"{case.name}, {case.sizes}, {str(dtype).removeprefix('torch.')}"
             found[name] = lambda device, c=case, t=dtype: check_values(c, t, device)
-    others = (check_label_maps, check_compiled, check_captured, check_autocast, check_far_offsets)
+    others = (
+        check_label_maps,
+        check_lattice,
+        check_compiled,
+        check_captured,
+        check_autocast,
+        check_far_offsets,
+    )
     return {**found, **{each.__name__.removeprefix("check_"): each for each in others}}
 
 

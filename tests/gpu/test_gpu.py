@@ -31,6 +31,7 @@ def test_on_a_gpu() -> None:
 def test_the_checks_hold_without_a_gpu(checks) -> None:
     for case in checks.cases(small=True):
         checks.check_values(case, torch.float32, "cpu")
+    checks.check_lattice("cpu", 5, 7, 3)
     assert len(checks.checks()) >= 5 * len(checks.TOLERANCE) + 5
 
 
