@@ -69,6 +69,14 @@ def sequence_reduced_attention(network: Network, stage: int, make: Maker) -> obj
     return ops.sequence_reduced_attention(query, key, value, num_heads=HEADS[stage])
 
 
+def mix_ffn(network: Network, stage: int, make: Maker) -> object:
+    """A narrow stage's Mix-FFN, in evaluation."""
+    (h, w), c = network.size(stage), network.widths[stage]
+    sizes = [(4 * c, c), (4 * c,), (4 * c, 1, 3, 3), (4 * c,), (c, 4 * c), (c,), (1, h, w, c)]
+    # Where a gradient is needed the parts run.
+    return ops.mix_ffn(*[make(*size).detach() for size in [(1, h, w, c), *sizes]])
+
+
 def upsample_sum(network: Network, make: Maker) -> object:
     """The decoder's sum, in training."""
     sizes = [network.size(stage) for stage in range(4)]
@@ -111,6 +119,7 @@ def upsample_cross_entropy(network: Network, make: Maker) -> object:
 OPERATIONS: list[tuple[Callable[..., object], tuple[int, ...] | None]] = [
     (depthwise_conv_gelu, (0, 1, 2, 3)),
     (sequence_reduced_attention, (0, 1, 2, 3)),
+    (mix_ffn, (0, 1)),
     (upsample_sum, None),
     (folded_decoder, None),
     (upsample_argmax, None),

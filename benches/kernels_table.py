@@ -43,10 +43,11 @@ def launches() -> dict[tuple[str, str], dict[str, tuple[str, Recorded]]]:
         By (kernel and how it is launched, dtype): by fingerprint, the chip and a launch.
     """
     found: dict[tuple[str, str], dict[str, tuple[str, Recorded]]] = {}
+    held = limits()
     for workload in workloads():
         for launch in record(workload):
             variants = found.setdefault((name(launch), precision(launch)), {})
-            for chip in CHIPS:
+            for chip in CHIPS.keys() - held.get(launch.name, {}).get("never", []):
                 variants.setdefault(fingerprint(launch, CHIPS[chip]), (chip, launch))
     return found
 
@@ -106,16 +107,18 @@ def collect() -> dict[str, Any]:
     entries = []
     for (launch, dtype), variants in sorted(wanted.items()):
         kernel, options = launch.split(" ", 1)
+        compiled_for = {chip for chip, _ in variants.values()}
         chips = {
             chip: _worst(codes[key] for key, (where, _) in variants.items() if where == chip)
             for chip in CHIPS
+            if chip in compiled_for
         }
         entries.append(
             {
                 "kernel": kernel,
                 "dtype": dtype,
                 "options": json.loads(options),
-                "variants": len(variants) // len(CHIPS),
+                "variants": len(variants) // len(chips),
                 "traffic": round(moved[launch], 3) if launch in moved else None,
                 "chips": chips,
             }
@@ -206,12 +209,14 @@ def page(results: dict[str, Any]) -> str:
         rows = [_row(entry) for entry in entries if entry["kernel"] == kernel]
         lines = [header, ("---",) * len(header), *rows]
         table = "\n".join(f"| {' | '.join(row)} |" for row in lines)
-        text += f"## `{kernel}`\n\n{table}\n\n"
+        absent = limits().get(kernel, {}).get("never", [])
+        never = "".join(f"It never runs on {chip}.\n\n" for chip in absent)
+        text += f"## `{kernel}`\n\n{never}{table}\n\n"
     return text.rstrip() + "\n"
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
-    chips = [entry["chips"][chip] for chip in CHIPS]
+    chips = list(entry["chips"].values())
     product = any(code["product"] for code in chips)
     traffic = entry["traffic"]
     return (

@@ -18,19 +18,17 @@ from fastseg.kernels.tokens import rows_of_channels, steps
 
 CANDIDATES = [
     Launch({"ROWS": 16, "BLOCK_X": 32, "BLOCK_C": 32}, num_warps=4),
-    Launch({"ROWS": 32, "BLOCK_X": 32, "BLOCK_C": 32}, num_warps=4),
     Launch({"ROWS": 32, "BLOCK_X": 16, "BLOCK_C": 64}, num_warps=4),
 ]
 # Nine products and nine factors for each channel of a thread: half as many channels fit.
 BACKWARD_CANDIDATES = [
     Launch({"ROWS": 16, "BLOCK_X": 32, "BLOCK_C": 32}, num_warps=8),
     Launch({"ROWS": 32, "BLOCK_X": 32, "BLOCK_C": 16}, num_warps=4),
-    Launch({"ROWS": 32, "BLOCK_X": 32, "BLOCK_C": 32}, num_warps=8),
 ]
 
 
 @triton.jit
-def _column(height, width, ROWS: tl.constexpr, BLOCK_X: tl.constexpr):
+def column(height, width, ROWS: tl.constexpr, BLOCK_X: tl.constexpr):
     """The sample, the first row and the columns that a program works on."""
     strips, segments = tl.cdiv(width, BLOCK_X), tl.cdiv(height, ROWS)
     program = tl.program_id(0)
@@ -40,7 +38,7 @@ def _column(height, width, ROWS: tl.constexpr, BLOCK_X: tl.constexpr):
 
 
 @triton.jit
-def _factors(weight, c, inside_c, ROW: tl.constexpr, FLIP: tl.constexpr):
+def factors_of_row(weight, c, inside_c, ROW: tl.constexpr, FLIP: tl.constexpr):
     """Row ROW of the windows of all channels, left to right."""
     first: tl.constexpr = 8 - 3 * ROW if FLIP else 3 * ROW
     step: tl.constexpr = -1 if FLIP else 1
@@ -67,7 +65,7 @@ def _row(tokens, y, x, height, width, stride_y, stride_x, inside_c):
 
 
 @triton.jit
-def _taps(row, factors):
+def taps(row, factors):
     """What a row adds to the convolution at a row of places."""
     total = row[0].to(tl.float32) * factors[0]
     total += row[1].to(tl.float32) * factors[1]
@@ -102,15 +100,15 @@ def _convolve(
     BLOCK_C: tl.constexpr,
 ):
     """Forward: `gelu(convolution + bias)`. Else the convolution with the windows turned around."""
-    sample, top, x = _column(height, width, ROWS, BLOCK_X)
+    sample, top, x = column(height, width, ROWS, BLOCK_X)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside_c = c < channels
     start = tl.zeros((1, BLOCK_C), tl.float32)
     if FORWARD:
         start += tl.load(bias + c, mask=inside_c, other=0).to(tl.float32)[None, :]
-    first = _factors(weight, c, inside_c, 0, not FORWARD)
-    second = _factors(weight, c, inside_c, 1, not FORWARD)
-    third = _factors(weight, c, inside_c, 2, not FORWARD)
+    first = factors_of_row(weight, c, inside_c, 0, not FORWARD)
+    second = factors_of_row(weight, c, inside_c, 1, not FORWARD)
+    third = factors_of_row(weight, c, inside_c, 2, not FORWARD)
     tokens += sample * stride_b + x.to(tl.int64)[:, None] * stride_x + c[None, :]
     out += ((sample * height + top) * width + x)[:, None] * channels + c[None, :]
     inside = (x < width)[:, None] & inside_c[None, :]
@@ -118,13 +116,13 @@ def _convolve(
     above = _row(tokens, top - 1, x, height, width, stride_y, stride_x, inside_c)
     row = _row(tokens, top, x, height, width, stride_y, stride_x, inside_c)
     # Sums of the row at hand and of the next, as far as their rows of tokens were read.
-    here = start + _taps(above, first) + _taps(row, second)
-    below = start + _taps(row, first)
+    here = start + taps(above, first) + taps(row, second)
+    below = start + taps(row, first)
     for step in range(tl.minimum(ROWS, height - top)):
         row = _row(tokens, top + step + 1, x, height, width, stride_y, stride_x, inside_c)
-        total = here + _taps(row, third)
-        here = below + _taps(row, second)
-        below = start + _taps(row, first)
+        total = here + taps(row, third)
+        here = below + taps(row, second)
+        below = start + taps(row, first)
         if FORWARD:
             total *= 0.5 + 0.5 * tl.erf(total * 0.7071067811865476)
         tl.store(out, total.to(out.dtype.element_ty), mask=inside)
@@ -153,13 +151,13 @@ def _backward_inner(
     BLOCK_C: tl.constexpr,
 ):
     """The gradient before the GELU, and each program's share of those of weight and bias."""
-    sample, top, x = _column(height, width, ROWS, BLOCK_X)
+    sample, top, x = column(height, width, ROWS, BLOCK_X)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside_c = c < channels
     start = tl.load(bias + c, mask=inside_c, other=0).to(tl.float32)[None, :]
-    first = _factors(weight, c, inside_c, 0, False)
-    second = _factors(weight, c, inside_c, 1, False)
-    third = _factors(weight, c, inside_c, 2, False)
+    first = factors_of_row(weight, c, inside_c, 0, False)
+    second = factors_of_row(weight, c, inside_c, 1, False)
+    third = factors_of_row(weight, c, inside_c, 2, False)
     place = x.to(tl.int64)[:, None]
     tokens += sample * stride_b + place * stride_x + c[None, :]
     grad += sample * grad_b + top.to(tl.int64) * grad_y + place * grad_x + c[None, :]
@@ -173,7 +171,7 @@ def _backward_inner(
     row = _row(tokens, top, x, height, width, stride_y, stride_x, inside_c)
     for step in range(tl.minimum(ROWS, height - top)):
         below = _row(tokens, top + step + 1, x, height, width, stride_y, stride_x, inside_c)
-        hidden = start + _taps(above, first) + _taps(row, second) + _taps(below, third)
+        hidden = start + taps(above, first) + taps(row, second) + taps(below, third)
         slope = 0.5 + 0.5 * tl.erf(hidden * 0.7071067811865476)
         slope += hidden * 0.3989422804014327 * tl.exp(-0.5 * hidden * hidden)
         values = tl.load(grad, mask=inside, other=0).to(tl.float32) * slope

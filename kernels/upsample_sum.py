@@ -18,12 +18,10 @@ MOST_MAPS = 4
 CANDIDATES = [
     Launch({"TILE_Y": 16, "TILE_X": 16, "PART_Y": 4, "BLOCK_C": 32}, num_warps=4),
     Launch({"TILE_Y": 16, "TILE_X": 32, "PART_Y": 2, "BLOCK_C": 32}, num_warps=4),
-    Launch({"TILE_Y": 32, "TILE_X": 16, "PART_Y": 4, "BLOCK_C": 64}, num_warps=8),
 ]
 BACKWARD_CANDIDATES = [
     Launch({"ROWS": 16, "BLOCK_X": 16, "TAPS": 4, "BLOCK_C": 32}, num_warps=8),
     Launch({"ROWS": 16, "BLOCK_X": 16, "TAPS": 2, "BLOCK_C": 32}, num_warps=4),
-    Launch({"ROWS": 32, "BLOCK_X": 16, "TAPS": 2, "BLOCK_C": 32}, num_warps=4),
 ]
 
 

@@ -95,6 +95,8 @@ def traced(call: Callable[..., object], *stage: int) -> dict[str, object]:
 def main() -> None:
     warnings.simplefilter("ignore")
     target = GPUTarget("cuda", 90, 32)
+    # Without it float32 runs Mix-FFN in parts.
+    torch.backends.cuda.matmul.allow_tf32 = True
     triton.runtime.driver.set_active(SimpleNamespace(get_current_target=lambda: target))
     with (
         FakeTensorMode(),

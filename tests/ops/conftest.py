@@ -64,6 +64,14 @@ def _cases() -> dict[str, Case]:
         arguments = _random(*shape), _random(shape[3], 1, 3, 3), _random(shape[3])
         name = "depthwise_" + "x".join(map(str, shape))
         cases[name] = Case("depthwise_conv_gelu", arguments, {}, arguments)
+    for shape, hidden, residual in [((2, 5, 7, 6), 24, True), ((1, 1, 1, 1), 1, False)]:
+        c = shape[3]
+        sizes = [(hidden, c), (hidden,), (hidden, 1, 3, 3), (hidden,), (c, hidden), (c,)]
+        arguments = [_random(*shape), *(_random(*size) for size in sizes)]
+        arguments += [_random(*shape)] if residual else []
+        operator = [*(x.detach() for x in arguments), *([] if residual else [None])]
+        name = "mix_ffn_" + "x".join(map(str, shape))
+        cases[name] = Case("mix_ffn", tuple(arguments), {}, tuple(operator))
     for sizes in [[(9, 7), (5, 4), (1, 2)], [(1, 1), (1, 1)], [(6, 5)], [(3, 4), (5, 9)]]:
         name = "_".join(f"{h}x{w}" for h, w in sizes)
         maps, bias = [_random(2, h, w, 19) for h, w in sizes], _random(19)

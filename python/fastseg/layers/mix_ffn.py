@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastseg.ops.depthwise_conv_gelu import depthwise_conv_gelu
+from fastseg.ops.mix_ffn import mix_ffn
 from fastseg.ops.token_linear import token_linear
 
 
@@ -32,12 +33,17 @@ class MixFFN(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
         self.dropout = dropout
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Maps (B, H, W, C) tokens to tokens of the same shape."""
-        hidden = token_linear(tokens, self.fc1.weight, self.fc1.bias)
+    def forward(self, tokens: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Maps (B, H, W, C) tokens to tokens of the same shape, and adds a residual if there is."""
         bias = self.dwconv.bias
         assert bias is not None  # built with one above
+        if not (self.training and self.dropout > 0):
+            return mix_ffn(
+                *(tokens, self.fc1.weight, self.fc1.bias, self.dwconv.weight, bias),
+                *(self.fc2.weight, self.fc2.bias, residual),
+            )
+        hidden = token_linear(tokens, self.fc1.weight, self.fc1.bias)
         hidden = depthwise_conv_gelu(hidden, self.dwconv.weight, bias)
-        hidden = F.dropout(hidden, self.dropout, self.training)
-        out = token_linear(hidden, self.fc2.weight, self.fc2.bias)
-        return F.dropout(out, self.dropout, self.training)
+        hidden = F.dropout(hidden, self.dropout)
+        out = F.dropout(token_linear(hidden, self.fc2.weight, self.fc2.bias), self.dropout)
+        return out if residual is None else residual + out

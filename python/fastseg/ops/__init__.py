@@ -15,6 +15,7 @@ from fastseg.ops import reference
 from fastseg.ops._backends import decomposed, use_backend
 from fastseg.ops.depthwise_conv_gelu import depthwise_conv_gelu
 from fastseg.ops.folded_decoder import folded_decoder
+from fastseg.ops.mix_ffn import mix_ffn
 from fastseg.ops.permutohedral_lattice import PermutohedralLattice, permutohedral_lattice
 from fastseg.ops.sequence_reduced_attention import sequence_reduced_attention
 from fastseg.ops.token_linear import token_linear
@@ -29,6 +30,7 @@ __all__ = [
     "depthwise_conv_gelu",
     "folded_decoder",
     "permutohedral_lattice",
+    "mix_ffn",
     "reference",
     "sequence_reduced_attention",
     "token_linear",

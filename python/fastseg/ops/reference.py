@@ -52,6 +52,36 @@ def depthwise_conv_gelu(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return out * 0.5 * (1 + torch.erf(out / 2**0.5))
 
 
+def mix_ffn(
+    tokens: Tensor,
+    fc1_weight: Tensor,
+    fc1_bias: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    fc2_weight: Tensor,
+    fc2_bias: Tensor,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """A linear layer, `depthwise_conv_gelu`, a linear layer, and a residual connection.
+
+    Args:
+        tokens: (B, H, W, C) float.
+        fc1_weight: (M, C) float.
+        fc1_bias: (M) float.
+        conv_weight: (M, 1, 3, 3) float.
+        conv_bias: (M) float.
+        fc2_weight: (C, M) float.
+        fc2_bias: (C) float.
+        residual: (B, H, W, C) float, or None.
+
+    Returns:
+        (B, H, W, C) float.
+    """
+    hidden = F.linear(tokens, fc1_weight, fc1_bias)
+    out = F.linear(depthwise_conv_gelu(hidden, conv_weight, conv_bias), fc2_weight, fc2_bias)
+    return out if residual is None else residual + out
+
+
 def upsample_sum(maps: Sequence[Tensor], bias: Tensor) -> Tensor:
     """The sum of maps, each enlarged bilinearly to the size of the first, and a bias.
 
