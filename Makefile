@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-rust test-python test-transformers-old test-asan lint format bench gate kernels test-gpu bench-gpu wheel clean
+.PHONY: help setup demo test test-rust test-python test-transformers-old test-asan lint format bench gate kernels roofline test-gpu bench-gpu wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,7 +97,10 @@ gate: setup ## Fail where a measured ratio lies below its limit in benches/limit
 	$(BIN)/python benches/gate.py $(if $(TOPICS),--topics $(TOPICS)) $(GATE_ARGS)
 
 kernels: setup ## Compile every Triton kernel for six chips (no GPU needed); write the tables
-	$(BIN)/python benches/kernels_table.py
+	TRITON_INTERPRET=0 $(BIN)/python benches/kernels_table.py
+
+roofline: setup ## Count SegFormer's bytes and operations (no GPU needed); write docs/roofline.md
+	TRITON_INTERPRET=0 $(BIN)/python -W ignore benches/roofline.py
 
 # On a machine with a GPU nothing is built or installed: the sources run with the Python that has torch
 # and triton (make GPU_PYTHON=python).

@@ -63,7 +63,7 @@ class Recorded:
     grid: tuple[int, int, int]
     arguments: tuple[Any, ...]
     options: dict[str, Any]
-    workload: Workload
+    workload: Workload | None
 
     @property
     def programs(self) -> int:
@@ -88,8 +88,16 @@ def modules() -> list[Any]:
 
 
 @contextmanager
-def listening(workload: Workload, listener: Listener) -> Iterator[None]:
-    """Hands every launch inside the block to `listener`, and launches nothing."""
+def listening(
+    workload: Workload | None, listener: Listener, *, every: bool = True
+) -> Iterator[None]:
+    """Hands the launches inside the block to `listener`, and launches nothing.
+
+    Args:
+        workload: what the block runs.
+        listener: is called with each launch.
+        every: whether every candidate is launched, and not the first alone.
+    """
 
     def choose_every(
         _kernel: str,
@@ -98,7 +106,7 @@ def listening(workload: Workload, listener: Listener) -> Iterator[None]:
         run: Callable[[Launch], object],
         _like: Tensor,
     ) -> Launch:
-        for candidate in candidates:
+        for candidate in candidates if every else ():
             run(candidate)
         return candidates[0]
 
@@ -121,7 +129,9 @@ def listening(workload: Workload, listener: Listener) -> Iterator[None]:
 class _Wrapped:
     """Stands in for `wrap_triton(kernel)`."""
 
-    def __init__(self, kernel: Any, name: str, workload: Workload, listener: Listener) -> None:
+    def __init__(
+        self, kernel: Any, name: str, workload: Workload | None, listener: Listener
+    ) -> None:
         self.kernel, self.name, self.workload, self.listener = kernel, name, workload, listener
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import importlib
 import json
 import multiprocessing
@@ -21,7 +22,7 @@ from typing import Any
 import triton
 
 from kernel_code import CHIPS, Code, compile_for, fingerprint, precision
-from kernel_launches import Recorded, interpreting, record
+from kernel_launches import Recorded, interpreting, modules, record
 from kernel_traffic import name
 from kernel_workloads import workloads
 
@@ -44,11 +45,19 @@ def launches() -> dict[tuple[str, str], dict[str, tuple[str, Recorded]]]:
     """
     found: dict[tuple[str, str], dict[str, tuple[str, Recorded]]] = {}
     held = limits()
+    for module in modules():
+        for kernel in vars(module).values():
+            # Where a kernel stands in its file does not change its code, only what it is called by.
+            if hasattr(kernel, "starting_line_number"):
+                kernel.starting_line_number = 0
     for workload in workloads():
         for launch in record(workload):
             variants = found.setdefault((name(launch), precision(launch)), {})
-            for chip in CHIPS.keys() - held.get(launch.name, {}).get("never", []):
-                variants.setdefault(fingerprint(launch, CHIPS[chip]), (chip, launch))
+            never = held.get(launch.name, {}).get("never", [])
+            chips = [chip for chip in CHIPS if chip not in never]
+            if fingerprint(launch, CHIPS[chips[0]]) not in variants:
+                for chip in chips:
+                    variants[fingerprint(launch, CHIPS[chip])] = (chip, launch)
     return found
 
 
@@ -95,11 +104,17 @@ def counted_traffic() -> subprocess.Popen[str]:
     )
 
 
-def collect() -> dict[str, Any]:
-    """Everything that the page and the limits need, as JSON."""
+def in_part(dtype: str, variants: Iterable[str]) -> bool:
+    """Whether a launch belongs to the part that tests compile: fp16, and a fourth of the rest."""
+    return dtype == "fp16" or int(min(variants), 16) % 4 == 0
+
+
+def collect(part: bool) -> dict[str, Any]:
+    """Everything that the page and the limits need, as JSON; of a part only, if so wished."""
     counting = counted_traffic()
     wanted = launches()
-    codes = compiled([(c, r, key) for v in wanted.values() for key, (c, r) in v.items()])
+    chosen = {at: v for at, v in wanted.items() if not part or in_part(at[1], v)}
+    codes = compiled([(c, r, key) for v in chosen.values() for key, (c, r) in v.items()])
     printed, _ = counting.communicate()
     if counting.returncode:
         raise SystemExit("counting bytes failed")
@@ -111,14 +126,14 @@ def collect() -> dict[str, Any]:
         chips = {
             chip: _worst(codes[key] for key, (where, _) in variants.items() if where == chip)
             for chip in CHIPS
-            if chip in compiled_for
+            if chip in compiled_for and (launch, dtype) in chosen
         }
         entries.append(
             {
                 "kernel": kernel,
                 "dtype": dtype,
                 "options": json.loads(options),
-                "variants": len(variants) // len(chips),
+                "programs": hashlib.sha256(" ".join(sorted(variants)).encode()).hexdigest()[:20],
                 "traffic": round(moved[launch], 3) if launch in moved else None,
                 "chips": chips,
             }
@@ -239,6 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compiles, writes, judges, and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write this JSON and no page")
+    parser.add_argument("--part", action="store_true", help="compile fp16 and some of the rest")
     parser.add_argument("--page-of", type=Path, metavar="FILE", help="print the page of a JSON")
     options = parser.parse_args(arguments)
     if options.page_of:
@@ -248,7 +264,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("Triton interprets kernels: set TRITON_INTERPRET=0")
     # Triton 3.9 wants it in words; 3.10 is to change what it takes without.
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
-    results = collect()
+    if options.part and not options.out:
+        parser.error("--part is for --out: the page is about everything")
+    results = collect(options.part)
     text = _json(results)
     (options.out or RESULTS).write_text(text, encoding="utf-8")
     if not options.out:

@@ -35,7 +35,7 @@ def test_every_kernel_compiles_within_the_limits(
 ) -> None:
     out = tmp_path / "kernels.json"
     done = subprocess.run(
-        [sys.executable, repository / "benches" / "kernels_table.py", "--out", out],
+        [sys.executable, repository / "benches" / "kernels_table.py", "--part", "--out", out],
         env={**os.environ, "TRITON_INTERPRET": "0"},
         capture_output=True,
         text=True,
@@ -43,8 +43,21 @@ def test_every_kernel_compiles_within_the_limits(
     assert done.returncode == 0, done.stderr
     today = json.loads(out.read_text("utf-8"))
     assert launches(today) == launches(committed), REMEDY
-    if today["triton"] == committed["triton"]:
-        assert today["entries"] == committed["entries"], REMEDY
+    if today["triton"] != committed["triton"]:
+        return  # Another compiler gives other code, which is within the limits, too.
+    for now, then in zip(today["entries"], committed["entries"], strict=True):
+        # The same program by the same compiler; and a part of them compiled again.
+        assert now["programs"] == then["programs"], f"{now['kernel']} has changed: {REMEDY}"
+        assert now["chips"] in ({}, then["chips"]), REMEDY
+        assert now["traffic"] == then["traffic"], REMEDY
+    assert sum(bool(entry["chips"]) for entry in today["entries"]) >= len(today["entries"]) / 3
+
+
+def test_the_committed_table_is_whole(committed: dict, table) -> None:
+    for entry in committed["entries"]:
+        never = table.limits().get(entry["kernel"], {}).get("never", [])
+        assert list(entry["chips"]) == [chip for chip in table.CHIPS if chip not in never]
+    assert table.misses(committed["entries"]) == []
 
 
 def launches(results: dict) -> list[tuple]:
