@@ -77,6 +77,21 @@ def mix_ffn(network: Network, stage: int, make: Maker) -> object:
     return ops.mix_ffn(*[make(*size).detach() for size in [(1, h, w, c), *sizes]])
 
 
+def sequence_reduction(network: Network, stage: int, make: Maker) -> object:
+    """What keys and values are made of."""
+    (h, w), c, side = network.size(stage), network.widths[stage], REDUCTIONS[stage]
+    factors = make(c, c, side, side), make(c), make(c), make(c)
+    return ops.sequence_reduction(make(1, h, w, c), *factors)
+
+
+def layer_norm_residual(network: Network, stage: int, make: Maker) -> object:
+    """The residual connection after attention in training, and the LayerNorm before Mix-FFN."""
+    (h, w), c = network.size(stage), network.widths[stage]
+    x, branch, factor = make(1, h, w, c), make(1, h, w, c), make(1).detach()
+    _, normed = ops.layer_norm_residual(x, branch, make(c), make(c), factor=factor)
+    return normed
+
+
 def upsample_sum(network: Network, make: Maker) -> object:
     """The decoder's sum, in training."""
     sizes = [network.size(stage) for stage in range(4)]
@@ -120,6 +135,8 @@ OPERATIONS: list[tuple[Callable[..., object], tuple[int, ...] | None]] = [
     (depthwise_conv_gelu, (0, 1, 2, 3)),
     (sequence_reduced_attention, (0, 1, 2, 3)),
     (mix_ffn, (0, 1)),
+    (sequence_reduction, (0, 1, 2)),
+    (layer_norm_residual, (0, 1, 2, 3)),
     (upsample_sum, None),
     (folded_decoder, None),
     (upsample_argmax, None),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastseg.ops.depthwise_conv_gelu import depthwise_conv_gelu
+from fastseg.ops.sequence_reduction import sequence_reduction
 from fastseg.ops.token_linear import token_linear
 
 # What calls something other than the module's own computation when it is called.
@@ -75,10 +76,33 @@ def linear(layer: nn.Module, tokens: Tensor) -> Tensor:
     return cast("Tensor", layer(tokens))
 
 
-def reduced(convolution: nn.Module, tokens: Tensor, height: int, width: int) -> Tensor:
-    """(B, N, C) tokens of a map through a strided convolution: (B, M, C)."""
-    result: Tensor = convolution(as_map(tokens, height, width).permute(0, 3, 1, 2))
-    return result.permute(0, 2, 3, 1).flatten(1, 2)
+def reduced(
+    convolution: nn.Module, norm: nn.Module, tokens: Tensor, height: int, width: int
+) -> Tensor:
+    """(B, N, C) tokens of a map through a strided convolution and a LayerNorm: (B, M, C)."""
+    picture = as_map(tokens, height, width)
+    if _reducible(convolution, norm):
+        conv, layer_norm = cast("nn.Conv2d", convolution), cast("nn.LayerNorm", norm)
+        factors = conv.weight, cast("Tensor", conv.bias), layer_norm.weight, layer_norm.bias
+        return sequence_reduction(picture, *factors, eps=layer_norm.eps).flatten(1, 2)
+    result: Tensor = convolution(picture.permute(0, 3, 1, 2))
+    return cast("Tensor", norm(result.permute(0, 2, 3, 1).flatten(1, 2)))
+
+
+def _reducible(convolution: Any, norm: Any) -> bool:
+    """Whether the two are what `sequence_reduction` computes."""
+    return (
+        plain(convolution, nn.Conv2d)
+        and plain(norm, nn.LayerNorm)
+        and convolution.kernel_size == convolution.stride
+        and convolution.kernel_size[0] == convolution.kernel_size[1]
+        and convolution.padding == (0, 0)
+        and convolution.dilation == (1, 1)
+        and convolution.groups == 1
+        and convolution.bias is not None
+        and norm.weight is not None
+        and norm.bias is not None
+    )
 
 
 def as_map(tokens: Tensor, height: int, width: int) -> Tensor:

@@ -44,7 +44,7 @@ def _attend(self: Any, x: Tensor, height: int, width: int) -> Tensor:
     """Attention without moving heads."""
     if not _usual_scale(self) or (self.training and self.attn_drop.p > 0):
         return cast("Tensor", type(self).forward(self, x, height, width))
-    kept = self.norm(reduced(self.sr, x, height, width)) if self.sr_ratio > 1 else x
+    kept = reduced(self.sr, self.norm, x, height, width) if self.sr_ratio > 1 else x
     key, value = linear(self.kv, kept).chunk(2, dim=-1)
     query = linear(self.q, x)
     attended = sequence_reduced_attention(query, key, value, num_heads=self.num_heads)

@@ -44,8 +44,7 @@ def _embed_patches(self: Any, pixel_values: Tensor) -> tuple[Tensor, int, int]:
 @as_forward
 def _reduce_sequence(self: Any, hidden_states: Tensor, height: int, width: int) -> Tensor:
     """The reduction runs on tokens as they lie."""
-    kept = reduced(self.sequence_reduction, hidden_states, height, width)
-    return cast("Tensor", self.layer_norm(kept))
+    return reduced(self.sequence_reduction, self.layer_norm, hidden_states, height, width)
 
 
 def _uses_sdpa(self: Any) -> bool:
@@ -96,7 +95,7 @@ def _attend_before_5_9(
         return result
     kept = hidden_states
     if self.sr_ratio > 1:
-        kept = self.layer_norm(reduced(self.sr, hidden_states, height, width))
+        kept = reduced(self.sr, self.layer_norm, hidden_states, height, width)
     attended = sequence_reduced_attention(
         linear(self.query, hidden_states),
         linear(self.key, kept),

@@ -28,11 +28,17 @@ class DropPath(nn.Module):
 
     def forward(self, branch: Tensor) -> Tensor:
         """Drops samples of a (B, …) float branch."""
-        if self.rate == 0.0 or not self.training:
+        factor = self.factor(branch)
+        if factor is None:
             return branch
-        shape = (branch.shape[0],) + (1,) * (branch.ndim - 1)
-        keep = torch.rand(shape, dtype=branch.dtype, device=branch.device) >= self.rate
-        return branch * (keep / (1 - self.rate))
+        return (branch * factor.view(-1, *[1] * (branch.ndim - 1))).to(branch.dtype)
+
+    def factor(self, branch: Tensor) -> Tensor | None:
+        """What each sample of a (B, …) float branch is multiplied with: (B) float; None: one."""
+        if self.rate == 0.0 or not self.training:
+            return None
+        keep = torch.rand(len(branch), dtype=branch.dtype, device=branch.device) >= self.rate
+        return keep / (1 - self.rate)
 
     def extra_repr(self) -> str:
         """What `print(module)` shows."""

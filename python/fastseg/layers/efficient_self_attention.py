@@ -1,11 +1,11 @@
 """Self-attention over tokens whose keys and values stand for squares of them."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastseg.errors import ParameterError, ShapeError
+from fastseg.errors import ParameterError
 from fastseg.ops.sequence_reduced_attention import sequence_reduced_attention
+from fastseg.ops.sequence_reduction import sequence_reduction
 from fastseg.ops.token_linear import token_linear
 
 
@@ -61,14 +61,12 @@ class EfficientSelfAttention(nn.Module):
         """Lets every token attend to all squares: (B, H, W, C) to (B, H, W, C)."""
         reduced = tokens
         if self.reduce is not None and self.reduce_norm is not None:
-            side = self.reduce.kernel_size[0]
-            if not torch.compiler.is_exporting() and min(tokens.shape[1:3]) < side:
-                raise ShapeError(
-                    f"tokens: expected at least {side}x{side} for the reduction of keys and "
-                    f"values, got {tokens.shape[1]}x{tokens.shape[2]}; enlarge or pad the picture"
-                )
-            reduced = self.reduce(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-            reduced = self.reduce_norm(reduced)
+            bias = self.reduce.bias
+            assert bias is not None  # built with one above
+            norm = self.reduce_norm
+            reduced = sequence_reduction(
+                tokens, self.reduce.weight, bias, norm.weight, norm.bias, eps=norm.eps
+            )
         query = token_linear(tokens, self.query.weight, self.query.bias).flatten(1, 2)
         key = token_linear(reduced, self.key.weight, self.key.bias).flatten(1, 2)
         value = token_linear(reduced, self.value.weight, self.value.bias).flatten(1, 2)

@@ -16,6 +16,7 @@ from fastseg.layers.overlap_patch_embed import OverlapPatchEmbed
 from fastseg.models import _segformer_names
 from fastseg.models._base import SegmentationModel, choice, counts
 from fastseg.models._registry import register
+from fastseg.ops.layer_norm_residual import layer_norm_residual
 
 # Widths, depths and the decoder's width: table 6 of the paper.
 SIZES: dict[str, tuple[list[int], list[int], int]] = {
@@ -72,12 +73,20 @@ class TransformerBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Maps (B, H, W, C) tokens to tokens of the same shape."""
-        tokens = tokens + self.drop_path(self.dropout(self.attention(self.norm1(tokens))))
+        branch = self.dropout(self.attention(self.norm1(tokens)))
+        tokens, normed = layer_norm_residual(
+            tokens,
+            branch,
+            self.norm2.weight,
+            self.norm2.bias,
+            factor=self.drop_path.factor(branch),
+            eps=self.norm2.eps,
+        )
         if self.training:
-            mixed: Tensor = tokens + self.drop_path(self.ffn(self.norm2(tokens)))
+            mixed: Tensor = tokens + self.drop_path(self.ffn(normed))
             return mixed
         # In one step where the layer can.
-        out: Tensor = self.ffn(self.norm2(tokens), tokens)
+        out: Tensor = self.ffn(normed, tokens)
         return out
 
 

@@ -15,9 +15,11 @@ from fastseg.ops import reference
 from fastseg.ops._backends import decomposed, use_backend
 from fastseg.ops.depthwise_conv_gelu import depthwise_conv_gelu
 from fastseg.ops.folded_decoder import folded_decoder
+from fastseg.ops.layer_norm_residual import layer_norm_residual
 from fastseg.ops.mix_ffn import mix_ffn
 from fastseg.ops.permutohedral_lattice import PermutohedralLattice, permutohedral_lattice
 from fastseg.ops.sequence_reduced_attention import sequence_reduced_attention
+from fastseg.ops.sequence_reduction import sequence_reduction
 from fastseg.ops.token_linear import token_linear
 from fastseg.ops.upsample_argmax import upsample_argmax
 from fastseg.ops.upsample_confusion import upsample_confusion
@@ -31,8 +33,10 @@ __all__ = [
     "folded_decoder",
     "permutohedral_lattice",
     "mix_ffn",
+    "layer_norm_residual",
     "reference",
     "sequence_reduced_attention",
+    "sequence_reduction",
     "token_linear",
     "upsample_argmax",
     "upsample_confusion",

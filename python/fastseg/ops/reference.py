@@ -32,6 +32,37 @@ def sequence_reduced_attention(
     return torch.cat(heads, dim=-1)
 
 
+def sequence_reduction(
+    tokens: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    *,
+    eps: float = 1e-5,
+) -> Tensor:
+    """A convolution whose stride is its kernel's side, as a sum of products, then LayerNorm.
+
+    Args:
+        tokens: (B, H, W, C) float.
+        weight: (D, C, s, s) float.
+        bias: (D) float.
+        norm_weight: (D) float.
+        norm_bias: (D) float.
+        eps: of the LayerNorm.
+
+    Returns:
+        (B, ⌊H/s⌋, ⌊W/s⌋, D) float.
+    """
+    side = weight.shape[2]
+    rows, columns = tokens.shape[1] // side * side, tokens.shape[2] // side * side
+    hidden = bias
+    for i in range(side):
+        for j in range(side):
+            hidden = hidden + tokens[:, i:rows:side, j:columns:side] @ weight[:, :, i, j].T
+    return F.layer_norm(hidden, bias.shape, norm_weight, norm_bias, eps)
+
+
 def depthwise_conv_gelu(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A depthwise 3×3 convolution as nine shifted pictures, then the exact GELU.
 
@@ -80,6 +111,35 @@ def mix_ffn(
     hidden = F.linear(tokens, fc1_weight, fc1_bias)
     out = F.linear(depthwise_conv_gelu(hidden, conv_weight, conv_bias), fc2_weight, fc2_bias)
     return out if residual is None else residual + out
+
+
+def layer_norm_residual(
+    x: Tensor,
+    branch: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    factor: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Tensor]:
+    """The sum of x and the branch times a factor for each sample, and the LayerNorm of that.
+
+    Args:
+        x: (B, …, C) float.
+        branch: (B, …, C) float.
+        weight: (C) float.
+        bias: (C) float.
+        factor: (B) float; None: one.
+        eps: of the LayerNorm.
+
+    Returns:
+        (B, …, C) float, twice.
+    """
+    if factor is not None:
+        branch = torch.stack([f * b for f, b in zip(factor, branch, strict=True)])
+    total = x + branch
+    deviation = (total.var(dim=-1, keepdim=True, correction=0) + eps).sqrt()
+    return total, (total - total.mean(dim=-1, keepdim=True)) / deviation * weight + bias
 
 
 def upsample_sum(maps: Sequence[Tensor], bias: Tensor) -> Tensor:
