@@ -137,6 +137,9 @@ def _products(name: str, args: Any) -> float:
     if name == "fastseg::folded_decoder":
         batch, height, width = args[0][0].shape[:3]
         return 2.0 * batch * height * width * args[3].numel()
+    if name == "fastseg::mix_ffn":
+        tokens, hidden = args[0], args[1].shape[0]
+        return 4.0 * tokens.numel() * hidden
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -18,6 +19,10 @@ MOST_MAPS = 4
 CANDIDATES = [
     Launch({"TILE_Y": 16, "TILE_X": 16, "PART_Y": 4, "BLOCK_C": 32}, num_warps=4),
     Launch({"TILE_Y": 16, "TILE_X": 32, "PART_Y": 2, "BLOCK_C": 32}, num_warps=4),
+]
+# The others do not fit into the registers of every chip.
+FLOAT32_CANDIDATES = [
+    Launch({"TILE_Y": 16, "TILE_X": 32, "PART_Y": 2, "BLOCK_C": 32}, num_warps=8),
 ]
 BACKWARD_CANDIDATES = [
     Launch({"ROWS": 16, "BLOCK_X": 16, "TAPS": 4, "BLOCK_C": 32}, num_warps=8),
@@ -201,7 +206,8 @@ def upsample_sum(maps: Sequence[Tensor], bias: Tensor) -> Tensor:
 
     sizes = [size for x in maps for size in x.shape[1:3]]
     key: Key = (batch, channels, *sizes, str(out.dtype))
-    launch(choose("upsample_sum", key, CANDIDATES, launch, out))
+    candidates = FLOAT32_CANDIDATES if out.dtype == torch.float32 else CANDIDATES
+    launch(choose("upsample_sum", key, candidates, launch, out))
     return out
 
 

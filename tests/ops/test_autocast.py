@@ -37,3 +37,10 @@ def test_operations_compute_in_the_dtype_of_autocast(autocast) -> None:
         # The residual stream stays as it is; sums are not on autocast's list.
         assert ops.mix_ffn(tokens, *hidden, tokens).dtype == torch.float32
         assert ops.upsample_sum([tokens, small], some(8)).dtype == torch.float32
+
+
+def test_losses_are_computed_in_float32(autocast) -> None:
+    with FakeTensorMode(), ops.use_backend("torch"):
+        logits = torch.empty(1, 3, 4, 4, device="cuda", dtype=torch.bfloat16)
+        target = torch.empty(1, 8, 8, device="cuda", dtype=torch.long)
+        assert ops.upsample_cross_entropy(logits, target).dtype == torch.float32

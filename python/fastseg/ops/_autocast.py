@@ -19,3 +19,8 @@ def lower_dtype(tensor: Tensor) -> torch.dtype | None:
     if device == "cpu" or not torch.amp.is_autocast_available(device):
         return None
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+def raised(tensor: Tensor) -> Tensor:
+    """A tensor in float32 where autocast is on for the GPU that it is on, as losses have it."""
+    return tensor if lower_dtype(tensor) is None else tensor.float()

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from fastseg.errors import DtypeError, LabelError, ShapeError
 from fastseg.ops import reference
+from fastseg.ops._autocast import raised
 from fastseg.ops._backends import chosen_backend, is_decomposed
 from fastseg.ops._engine import engine, flat
 from fastseg.ops._operation import operation
@@ -42,7 +43,8 @@ def upsample_cross_entropy(
 
     Convention:
         Equals `F.cross_entropy(F.interpolate(logits, size), target)` with `mode="bilinear"`.
-        Second derivatives are not provided.
+        Second derivatives are not provided. Under CUDA's autocast it is computed in float32, as
+        PyTorch computes losses.
 
     Example:
         >>> import torch
@@ -53,6 +55,7 @@ def upsample_cross_entropy(
     """
     check_logits(logits)
     check_target(target, logits)
+    logits = raised(logits)
     target = target.long()
     if is_decomposed():
         return reference.upsample_cross_entropy(
