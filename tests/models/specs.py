@@ -18,6 +18,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "fcn_resnet50": ("fcn_resnet50", {"encoder": "test_resnet", "auxiliary": True}),
     "fcn_resnet101": ("fcn_resnet101", {"encoder": "test_resnet", "output_stride": 16}),
     "segnet": ("segnet", {"width": 1 / 8}),
+    "deconvnet": ("deconvnet", {"width": 1 / 8, "window": 1}),
     "unet": ("unet", {"widths": [8, 16, 32]}),
     "unet_padded": ("unet_padded", {"widths": [8, 16, 32]}),
     "unet_padded bilinear": ("unet_padded", {"widths": [8, 16, 32], "up": "bilinear"}),

@@ -14,6 +14,7 @@ PUBLISHED: list[tuple[str, int, dict[str, Any], int]] = [
     ("fcn_resnet50", 21, {}, 32_957_013),
     ("fcn_resnet50", 21, {"auxiliary": True}, 35_322_218),
     ("segnet", 12, {}, 29_449_932),
+    ("deconvnet", 21, {}, 251_805_653),  # "approximately 252M" in the paper
     ("unet", 2, {"in_channels": 1}, 31_030_658),
     ("unet_padded", 2, {}, 31_037_698),
     ("unet_padded", 1, {}, 31_037_633),

@@ -10,6 +10,7 @@ Example:
 
 from fastseg.models._base import SegmentationModel, SegmentationOutput
 from fastseg.models._registry import create_model, list_models, register
+from fastseg.models.deconvnet import DeconvNet
 from fastseg.models.deeplab import DeepLabV1, DeepLabV2, DeepLabV3, DeepLabV3Plus
 from fastseg.models.export_onnx import export_onnx
 from fastseg.models.fcn import FCN, FCNResNet
@@ -22,6 +23,7 @@ from fastseg.models.unet_padded import EncoderUNet, PaddedUNet
 from fastseg.models.unetpp import UNetPlusPlus
 
 __all__ = [
+    "DeconvNet",
     "DeepLabV1",
     "DeepLabV2",
     "DeepLabV3",

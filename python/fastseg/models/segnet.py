@@ -1,7 +1,6 @@
-"""SegNet and DeconvNet: maxima go back to where they came from.
+"""SegNet: maxima go back to where they came from.
 
 Badrinarayanan, Kendall, Cipolla: SegNet, TPAMI 2017.
-Noh, Hong, Han: Learning Deconvolution Network for Semantic Segmentation, ICCV 2015.
 """
 
 from __future__ import annotations
