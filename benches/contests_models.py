@@ -39,19 +39,28 @@ def _case() -> Iterator[Case]:
     yield Case("random, 1x3x256x256", (image,))
 
 
-def _evaluated(make: Callable[[], Callable[[Any], Any]]) -> Callable[[Any], Any]:
-    made: list[Callable[[Any], Any]] = []
+def _contender(
+    name: str, make: Callable[[], Callable[[Any], Any]], requires: str, warm: int
+) -> Contender:
+    """A network in evaluation. It is built, and what it loads is loaded, before it is measured."""
 
-    def run(image: Any) -> Any:
+    @cache
+    def network() -> Callable[[Any], Any]:
         import torch
 
-        if not made:
-            made.append(make())
+        made = make()
         with torch.inference_mode():
-            logits = made[0](image)
-            return (logits["out"] if isinstance(logits, dict) else logits).numpy()
+            made(torch.zeros(1, 3, warm, warm))
+        return made
 
-    return run
+    def run(network: Callable[[Any], Any], image: Any) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            logits = network(image)
+        return (logits["out"] if isinstance(logits, dict) else logits).numpy()
+
+    return Contender(name, run, prepare=lambda image: (network(), image), requires=(requires,))
 
 
 def _agree(ours: Any, theirs: Any) -> None:
@@ -64,23 +73,27 @@ def _agree(ours: Any, theirs: Any) -> None:
 def _contest(
     model: str,
     num_classes: int,
-    rival: str,
-    theirs: Callable[[Any], Callable[[Any], Any]],
-    requires: str = "torch",
+    rivals: dict[str, Callable[[Any], Callable[[Any], Any]]],
     label: str | None = None,
+    warm: int = 64,
     **options: Any,
 ) -> Contest:
-    """A model, and what makes its rival from it."""
+    """A model, and by the rivals' names what makes each of them from it."""
 
     def ours() -> Any:
         return _model(model, num_classes, **options)
 
+    def rival(name: str, make: Callable[[Any], Callable[[Any], Any]]) -> Contender:
+        requires = "torch" if name == PUBLIC_WAY else name
+        return _contender(name, lambda: make(ours()), requires, warm)
+
     return Contest(
         name=f"{label or model}_256",
         cases=_case,
-        ours=Contender("fastseg", _evaluated(ours), requires=("torch",)),
-        rivals=(Contender(rival, _evaluated(lambda: theirs(ours())), requires=(requires,)),),
+        ours=_contender("fastseg", ours, "torch", warm),
+        rivals=tuple(rival(name, make) for name, make in rivals.items()),
         agree=_agree,
+        weighed=tuple(rivals),
     )
 
 
@@ -107,6 +120,74 @@ def _smp_unet(ours: Any) -> Any:
     return theirs
 
 
+def _smp_deeplab_v3(ours: Any) -> Any:
+    import segmentation_models_pytorch as smp
+
+    theirs = smp.DeepLabV3(
+        "resnet50", encoder_weights=None, encoder_output_stride=8, classes=ours.num_classes
+    ).eval()
+    # A stage's first block has the rate of the stage before, as in the published network.
+    for block, rate in ((theirs.encoder.layer3[0], 1), (theirs.encoder.layer4[0], 2)):
+        block.conv2.dilation = block.conv2.padding = (rate, rate)
+    theirs.encoder.load_state_dict(ours.backbone.state_dict())
+    for mine, name in (
+        (ours.classifier[:3], "decoder"),
+        (ours.classifier[4:], "segmentation_head"),
+    ):
+        _copy_in_order(mine, getattr(theirs, name))
+    return theirs
+
+
+def _monai_unet(ours: Any) -> Any:
+    """MONAI's U-Net of these widths; its last level enlarges to twice the channels."""
+    from monai.networks.nets import BasicUNet
+
+    widths = tuple(ours.config["widths"])
+    theirs = BasicUNet(2, 3, ours.num_classes, (*widths, widths[0]), **_MONAI).eval()
+    ups = [part for pair in zip(ours.up, ours.fuse, strict=True) for part in pair]
+    _copy_in_order([ours.down, *ups, ours.classifier], theirs)
+    return theirs
+
+
+def _monai_unetpp(ours: Any) -> Any:
+    """MONAI's U-Net++ of these widths; its top row enlarges to twice the channels."""
+    from monai.networks.nets import BasicUNetPlusPlus
+
+    widths = tuple(ours.config["widths"])
+    theirs = BasicUNetPlusPlus(2, 3, ours.num_classes, (*widths, widths[0]), **_MONAI).eval()
+    for key, node in ours.nodes.items():
+        if key in ours.ups:
+            upcat = getattr(theirs, f"upcat_{key}")
+            _copy_in_order([ours.ups[key], node], [upcat.upsample, upcat.convs])
+        else:
+            _copy_in_order(node, getattr(theirs, f"conv_{key}"))
+    _copy_in_order(ours.heads, theirs.final_conv_0_4)
+    return lambda image: theirs(image)[-1]
+
+
+_MONAI: dict[str, Any] = {"act": ("relu", {"inplace": True}), "norm": "batch"}
+
+
+def _copy_in_order(ours: Any, theirs: Any) -> None:
+    """Copies weights layer by layer, in their order; what a larger one has more is 0."""
+    import torch
+    from torch import nn
+
+    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)
+
+    def layers(parts: Any) -> list[Any]:
+        modules = nn.ModuleList(parts) if isinstance(parts, list) else parts
+        return [layer for layer in modules.modules() if isinstance(layer, kinds)]
+
+    with torch.no_grad():
+        for mine, other in zip(layers(ours), layers(theirs), strict=True):
+            own = mine.state_dict()
+            for name, tensor in other.state_dict().items():
+                tensor.zero_()
+                if name in own:
+                    tensor[tuple(slice(size) for size in own[name].shape)] = own[name]
+
+
 def _field_unet(ours: Any) -> Any:
     from fastseg.checkpoints import public_unets
     from references.field_unet import FieldUNet
@@ -128,25 +209,25 @@ def _plain(name: str) -> Callable[[Any], Callable[[Any], Any]]:
     return make
 
 
-_SMALL_VIT = {"encoder": "vit_small_patch16_384", "image_size": 256}
+# The plain SETR takes no other size than its own.
+_SMALL_VIT: dict[str, Any] = {"encoder": "vit_small_patch16_384", "image_size": 256, "warm": 256}
+
+SMP = "segmentation_models_pytorch"
 
 CONTESTS = [
-    _contest("fcn_resnet50", 21, "torchvision", _torchvision("fcn_resnet50"), "torchvision"),
-    _contest("deeplab_v3", 21, "torchvision", _torchvision("deeplabv3_resnet50"), "torchvision"),
+    _contest("fcn_resnet50", 21, {"torchvision": _torchvision("fcn_resnet50")}),
     _contest(
-        "unet_padded",
-        2,
-        "segmentation_models_pytorch",
-        _smp_unet,
-        "segmentation_models_pytorch",
-        label="unet_resnet34",
-        encoder="resnet34",
+        "deeplab_v3",
+        21,
+        {"torchvision": _torchvision("deeplabv3_resnet50"), SMP: _smp_deeplab_v3},
     ),
-    _contest("unet_padded", 2, PUBLIC_WAY, _field_unet),
-    _contest("unetpp", 1, PUBLIC_WAY, _plain("unetpp")),
-    _contest("unet3p", 1, PUBLIC_WAY, _plain("unet3p")),
-    _contest("segnet", 12, PUBLIC_WAY, _plain("segnet")),
-    _contest("deeplab_v3plus", 21, PUBLIC_WAY, _plain("deeplab_v3plus"), encoder="resnet50"),
-    _contest("setr_pup", 150, PUBLIC_WAY, _plain("setr_pup"), **_SMALL_VIT),
-    _contest("setr_mla", 150, PUBLIC_WAY, _plain("setr_mla"), **_SMALL_VIT),
+    _contest("unet_padded", 2, {SMP: _smp_unet}, label="unet_resnet34", encoder="resnet34"),
+    _contest("unet_padded", 2, {PUBLIC_WAY: _field_unet, "monai": _monai_unet}),
+    _contest("unetpp", 1, {PUBLIC_WAY: _plain("unetpp")}),
+    _contest("unetpp", 1, {"monai": _monai_unetpp}, label="unetpp_transposed", up="transposed"),
+    _contest("unet3p", 1, {PUBLIC_WAY: _plain("unet3p")}),
+    _contest("segnet", 12, {PUBLIC_WAY: _plain("segnet")}),
+    _contest("deeplab_v3plus", 21, {PUBLIC_WAY: _plain("deeplab_v3plus")}, encoder="resnet50"),
+    _contest("setr_pup", 150, {PUBLIC_WAY: _plain("setr_pup")}, **_SMALL_VIT),
+    _contest("setr_mla", 150, {PUBLIC_WAY: _plain("setr_mla")}, **_SMALL_VIT),
 ]

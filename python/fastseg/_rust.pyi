@@ -25,6 +25,7 @@ __all__ = [
     "kernel_cache_bytes",
     "kernel_cache_limit",
     "set_kernel_cache_limit",
+    "conv3x3",
     "depthwise_conv_gelu",
     "depthwise_conv_gelu_backward",
     "folded_decoder",
@@ -219,6 +220,16 @@ def sequence_reduced_attention(
 ) -> None: ...
 def sequence_reduced_attention_backward(
     given: Sequence[_F32], shape: _Shape5, d_query: _F32, d_key: _F32, d_value: _F32
+) -> None: ...
+def conv3x3(
+    maps: Sequence[tuple[_F32, int]],
+    given: Sequence[_F32],
+    shape: _Shape4,
+    out: _F32,
+    *,
+    rate: int,
+    padding: int,
+    relu: bool,
 ) -> None: ...
 def depthwise_conv_gelu(
     tokens: _F32, weight: _F32, bias: _F32, shape: _Shape4, out: _F32

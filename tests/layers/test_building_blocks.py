@@ -188,3 +188,97 @@ def test_checkpointing_keeps_the_count_of_batches() -> None:
     assert norm.momentum == 0.1
     expected = 0.1 * image.detach().mean((0, 2, 3))
     assert torch.allclose(norm.running_mean, expected, atol=1e-6)
+
+
+# Convolutions in evaluation
+
+
+def _without_gradients(layer: nn.Module, maps: Any) -> Tensor:
+    with torch.inference_mode():
+        out: Tensor = layer.eval()(maps)
+    return out
+
+
+@pytest.mark.parametrize(
+    "options", [{"padding": 1}, {"padding": 0}, {"padding": 2, "dilation": 2}, {"bias": False}]
+)
+def test_a_convolution_with_fewer_products(options: dict[str, Any]) -> None:
+    conv = layers.Conv2d(20, 33, 3, **options)
+    image = torch.randn(2, 20, 30, 37)
+    with torch.inference_mode():
+        assert conv.saves_products([image])
+    expected = nn.Conv2d.forward(conv.double(), image.double())
+    out = _without_gradients(conv.float(), image)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(out.double(), expected, atol=1e-5)
+
+
+def test_where_pytorch_convolves() -> None:
+    image = torch.randn(1, 20, 32, 32)
+    plain = layers.Conv2d(20, 20, 3, padding=1)
+    assert not plain.saves_products([image])  # gradients are wanted
+    with torch.inference_mode():
+        assert plain.saves_products([image])
+        assert not plain.saves_products([image.double()])
+        assert not plain.saves_products([image[..., :8, :8]])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not plain.saves_products([image])
+        for options in (
+            {"stride": 2},
+            {"groups": 2},
+            {"padding": "same"},
+            {"padding_mode": "reflect"},
+            {"padding": (1, 2)},
+            {"dilation": (1, 2)},
+            {"padding": 24, "dilation": 24},  # most taps fall off the map
+        ):
+            conv = layers.Conv2d(20, 20, 3, **{"padding": 1, **options})  # type: ignore[arg-type]
+            assert not conv.saves_products([image]), options
+        assert not layers.Conv2d(20, 20, 5).saves_products([image])
+        assert not layers.Conv2d(20, 1, 3).saves_products([image])
+
+
+def test_a_layer_of_its_parameters() -> None:
+    conv = nn.Conv2d(16, 32, 3, padding=2, dilation=2, bias=False).eval()
+    ours = layers.Conv2d.of(conv)
+    assert ours.weight is conv.weight
+    assert not ours.training
+    image = torch.randn(1, 16, 20, 20)
+    assert torch.allclose(_without_gradients(ours, image), conv(image), atol=1e-5)
+
+
+def _settled_block(*channels: int, **options: Any) -> layers.ConvNormAct:
+    block = layers.ConvNormAct(*channels, **options)
+    assert block.norm.running_mean is not None
+    assert block.norm.running_var is not None
+    block.norm.running_mean.normal_()
+    block.norm.running_var.uniform_(0.5, 2)
+    nn.init.normal_(block.norm.weight)
+    nn.init.normal_(block.norm.bias)
+    return block.eval()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_block_in_one_step(bias: bool) -> None:
+    block = _settled_block(16, 24, bias=bias)
+    block.append(nn.Dropout(0.5).eval())
+    image = torch.randn(2, 16, 20, 21)
+    assert torch.allclose(_without_gradients(block, image), block(image), atol=1e-5)
+
+
+def test_a_block_reads_maps_as_if_stacked() -> None:
+    block = _settled_block(18, 24)
+    maps = [torch.randn(2, channels, 20, 21) for channels in (16, 2)]
+    expected = block(torch.cat(maps, dim=1))
+    assert torch.equal(block(maps), expected)
+    assert torch.allclose(_without_gradients(block, maps), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("child", [0, 1, 2])
+def test_who_watches_a_layer_of_a_block_sees_it(child: int) -> None:
+    block = _settled_block(16, 24)
+    image, seen = torch.randn(1, 16, 20, 20), []
+    expected = block(image)
+    block[child].register_forward_hook(lambda layer, inputs, output: seen.append(output))
+    assert torch.allclose(_without_gradients(block, image), expected, atol=1e-5)
+    assert len(seen) == 1

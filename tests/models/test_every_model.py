@@ -113,6 +113,18 @@ def test_gradients_do_not_change_the_logits(case: str) -> None:
 
 
 @every_model
+def test_the_engine_gives_the_logits_of_pytorch(case: str) -> None:
+    model = settled(small(case))
+    image = picture(1, 64, 96)
+    with torch.inference_mode():
+        ours = model(image)
+        with fastseg.ops.use_backend("torch"):
+            theirs = model(image)
+    # The mean: SegNet follows a maximum that rounding has moved.
+    assert (ours - theirs).abs().mean() <= 1e-4 * theirs.abs().mean()
+
+
+@every_model
 def test_saved_and_loaded(case: str, tmp_path: Path) -> None:
     if case.startswith("segformer"):
         pytest.skip("writes transformers' format: tests/checkpoints")

@@ -72,6 +72,19 @@ def _cases() -> dict[str, Case]:
         operator = [*(x.detach() for x in arguments), *([] if residual else [None])]
         name = "mix_ffn_" + "x".join(map(str, shape))
         cases[name] = Case("mix_ffn", tuple(arguments), {}, tuple(operator))
+    for shape, channels, filters, rate, padding, relu in [
+        ((2, 5, 7), [6], 9, 1, 1, True),
+        ((1, 1, 1), [1], 1, 1, 1, False),
+        ((1, 9, 6), [20, 3], 33, 2, 2, True),
+        ((1, 6, 5), [2, 1, 4], 70, 1, 0, False),
+        ((2, 3, 4), [5], 2, 3, 4, True),
+    ]:
+        maps = [_random(*shape, c) for c in channels]
+        rest = _random(filters, sum(channels), 3, 3), _random(filters), _random(filters)
+        options = {"rate": rate, "padding": padding, "relu": relu}
+        name = f"conv_{'x'.join(map(str, shape))}_{len(maps)}_{rate}_{padding}"
+        operator = (maps, *rest, *options.values())
+        cases[name] = Case("conv3x3", (maps, *rest), options, operator)
     for sizes in [[(9, 7), (5, 4), (1, 2)], [(1, 1), (1, 1)], [(6, 5)], [(3, 4), (5, 9)]]:
         name = "_".join(f"{h}x{w}" for h, w in sizes)
         maps, bias = [_random(2, h, w, 19) for h, w in sizes], _random(19)

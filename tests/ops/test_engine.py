@@ -31,6 +31,13 @@ def everything():
     outputs = [
         ops.sequence_reduced_attention(q, k, v, num_heads=2),
         ops.depthwise_conv_gelu(x, w, b),
+        ops.conv3x3(
+            [random(2, 50, 31, 70), random(2, 50, 31, 9)],
+            random(90, 79, 3, 3),
+            random(90),
+            random(90),
+            relu=True,
+        ),
         ops.upsample_sum(maps, b),
         ops.folded_decoder(maps, weights, random(9), random(4, 9), random(4)),
         ops.upsample_cross_entropy(logits, target),

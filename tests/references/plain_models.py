@@ -6,18 +6,44 @@ default layout. Tests compare our models' logits with these; benches compare the
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastseg import layers
+
 
 def _plain(block: Any, x: Tensor) -> Tensor:
     """A block of convolutions, BatchNorms and ReLUs, layer by layer."""
     for layer in block:
-        x = _plain(layer, x) if isinstance(layer, nn.Sequential) else layer(x)
+        x = _plain(layer, x) if isinstance(layer, nn.Sequential) else _one(layer, x)
     return x
+
+
+def _one(layer: Any, x: Tensor) -> Tensor:
+    """A layer as PyTorch computes it."""
+    for kind in (nn.Conv2d, nn.BatchNorm2d):
+        if isinstance(layer, kind):
+            return kind.forward(layer, x)
+    return layer(x)
+
+
+@cache
+def _plain_backbone(backbone: nn.Module) -> nn.Module:
+    """A copy of an encoder, of PyTorch's own layers."""
+    plain = deepcopy(backbone)
+    for layer in plain.modules():
+        for ours, theirs in (
+            (layers.Conv2d, nn.Conv2d),
+            (layers.FreshBatchNorm2d, nn.BatchNorm2d),
+        ):
+            if isinstance(layer, ours):
+                layer.__class__ = theirs
+    return plain
 
 
 def _enlarged(x: Tensor, like: Tensor, *, align_corners: bool = False) -> Tensor:
@@ -78,7 +104,7 @@ def segnet(model: Any, image: Tensor) -> Tensor:
 
 def deeplab_v3plus(model: Any, image: Tensor) -> Tensor:
     """DeepLab v3+: the pyramid's map is enlarged, stacked on the fine one, and convolved."""
-    low, x = model.backbone(image)
+    low, x = _plain_backbone(model.backbone)(image)
     branches = [_plain(conv, x) for conv in list(model.aspp.convs)[:-1]]
     branches.append(_enlarged(_plain(model.aspp.convs[-1], x), x))
     x = _plain(model.aspp.project, torch.cat(branches, dim=1))

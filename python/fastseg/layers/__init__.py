@@ -12,6 +12,7 @@ from fastseg.layers.aspp import ASPP, ASPPSum, ImagePooling
 from fastseg.layers.atrous import AtrousConv2d, ReceptiveField, receptive_field
 from fastseg.layers.bilinear_upsampling import BilinearConvTranspose2d, bilinear_kernel
 from fastseg.layers.checkpointing import checkpointed
+from fastseg.layers.conv2d import Conv2d
 from fastseg.layers.conv_norm_act import BatchNorm2d, ConvNormAct, FreshBatchNorm2d
 from fastseg.layers.drop_path import DropPath
 from fastseg.layers.efficient_self_attention import EfficientSelfAttention
@@ -28,6 +29,7 @@ __all__ = [
     "AtrousConv2d",
     "BatchNorm2d",
     "BilinearConvTranspose2d",
+    "Conv2d",
     "ConvNormAct",
     "DropPath",
     "EfficientSelfAttention",

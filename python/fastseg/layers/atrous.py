@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from fastseg.errors import ParameterError
+from fastseg.layers.conv2d import Conv2d
 
 
-class AtrousConv2d(nn.Conv2d):
+class AtrousConv2d(Conv2d):
     """A convolution whose taps lie `rate` pixels apart, and that keeps the size.
 
     Idea:

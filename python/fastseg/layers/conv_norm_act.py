@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from fastseg.layers.conv2d import Conv2d
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -40,19 +43,26 @@ class FreshBatchNorm2d(BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that PyTorch gave it)
         """Normalises (B, C, H, W), which is overwritten where nothing needs it for a gradient."""
-        mean, variance = self.running_mean, self.running_var
         if (
-            self.training
-            or mean is None
-            or variance is None
+            not self.is_settled
             or torch.is_grad_enabled()
             or torch.compiler.is_compiling()
             or input.dtype != torch.float32
         ):
             return super().forward(input)
-        scale = torch.rsqrt(variance + self.eps) * self.weight
-        shift = self.bias - mean * scale
+        scale, shift = self.scale_and_shift()
         return input.mul_(scale[:, None, None]).add_(shift[:, None, None])
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it normalises with running statistics, and is a scale and a shift."""
+        return not self.training and self.running_mean is not None
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """What each channel is multiplied with, and what is added then, where `is_settled`."""
+        mean, variance = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
+        scale = torch.rsqrt(variance + self.eps) * self.weight
+        return scale, self.bias - mean * scale
 
 
 class ConvNormAct(nn.Sequential):
@@ -87,17 +97,37 @@ class ConvNormAct(nn.Sequential):
     ) -> None:
         options.setdefault("padding", (kernel_size - 1) // 2 * rate)
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel_size, dilation=rate, bias=bias, **options),
+            Conv2d(in_channels, out_channels, kernel_size, dilation=rate, bias=bias, **options),
             FreshBatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
         )
 
+    def forward(self, input: Tensor | Sequence[Tensor]) -> Tensor:  # noqa: A002  (PyTorch's name)
+        """Computes (B, out_channels, H, W) from (B, in_channels, H, W), or from a stack of maps."""
+        maps = [input] if isinstance(input, Tensor) else list(input)
+        if not (
+            self.norm.is_settled
+            and self.conv.saves_products(maps)
+            and not any(map(_is_watched, self))
+        ):
+            out: Tensor = super().forward(input)  # type: ignore[no-untyped-call]
+            return out
+        out = self.conv.scaled(maps, *self.norm.scale_and_shift(), relu=True)
+        for layer in list(self)[3:]:
+            out = layer(out)
+        return out
+
     @property
-    def conv(self) -> nn.Conv2d:
+    def conv(self) -> Conv2d:
         """The convolution."""
-        return cast(nn.Conv2d, self[0])
+        return cast(Conv2d, self[0])
 
     @property
     def norm(self) -> FreshBatchNorm2d:
         """The BatchNorm."""
         return cast(FreshBatchNorm2d, self[1])
+
+
+def _is_watched(layer: nn.Module) -> bool:
+    """Whether somebody waits for what goes into a layer or comes out of it."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)

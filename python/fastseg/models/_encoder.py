@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastseg.errors import ParameterError
-from fastseg.layers import FreshBatchNorm2d
+from fastseg.layers import Conv2d, FreshBatchNorm2d
 from fastseg.models._registry import nearest
 
 
@@ -76,6 +76,10 @@ class Encoder(nn.Module):
                 f"encoder: {name} cannot be a contracting path with maps {indices} and output "
                 f"stride {output_stride}: {type(error).__name__}: {error}"
             ) from error
+        for parent in list(model.modules()):
+            for child_name, child in parent.named_children():
+                if type(child) is nn.Conv2d:
+                    setattr(parent, child_name, Conv2d.of(child))
         self.channels: list[int] = list(model.feature_info.channels())
         self.strides: list[int] = list(model.feature_info.reduction())
         self.model = model

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from fastseg.errors import CheckpointError
-from fastseg.layers import ConvNormAct
+from fastseg.layers import Conv2d, ConvNormAct
 
 # Widths of the convolutions between poolings.
 VGG16_BLOCKS: tuple[tuple[int, ...], ...] = (
@@ -38,7 +38,7 @@ def convolutions(
         if norm:
             layers.append(ConvNormAct(in_channels, width, 3, rate=rate, bias=True, padding=pad))
         else:
-            layers.append(nn.Conv2d(in_channels, width, 3, padding=pad, dilation=rate))
+            layers.append(Conv2d(in_channels, width, 3, padding=pad, dilation=rate))
             layers.append(nn.ReLU(inplace=True))
         in_channels = width
     block = nn.Sequential(*layers)

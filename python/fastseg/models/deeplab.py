@@ -310,7 +310,7 @@ class DeepLabV3Plus(_OnEncoder):
         deep = self.stage(self.aspp, features)
         size = (low.shape[-2], low.shape[-1])
         deep = F.interpolate(deep, size, mode="bilinear", align_corners=False)
-        features = self.stage(self.fuse, torch.cat([deep, self.low(low)], dim=1))
+        features = self.stage(self.fuse, [deep, self.low(low)])
         return self.classifier(self.stage(self.refine, features)), {}
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastseg.errors import ParameterError, ShapeError
-from fastseg.layers import fuse_by_concatenation
+from fastseg.layers import Conv2d, center_crop
 from fastseg.models._base import SegmentationModel, counts
 from fastseg.models._registry import register
 
@@ -159,7 +159,9 @@ class UNet(SegmentationModel):
             skips.append(features)
         features = skips.pop()
         for up, fuse in zip(self.up, self.fuse, strict=True):
-            features = self.stage(fuse, fuse_by_concatenation(up(features), skips.pop()))
+            features = up(features)
+            size = (features.shape[-2], features.shape[-1])
+            features = self.stage(fuse, [center_crop(skips.pop(), size), features])
         logits: Tensor = self.classifier(features)
         return logits
 
@@ -212,9 +214,9 @@ class UNet(SegmentationModel):
 
 def _valid_pair(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3),
+        Conv2d(in_channels, out_channels, 3),
         nn.ReLU(inplace=True),
-        nn.Conv2d(out_channels, out_channels, 3),
+        Conv2d(out_channels, out_channels, 3),
         nn.ReLU(inplace=True),
     )
 

@@ -154,7 +154,7 @@ class UNet3Plus(SegmentationModel):
                 parts.append(block(up))
             else:
                 parts.append(_enlarged_block(block, decoded[source], size))
-        out: Tensor = self.nodes[level](torch.cat(parts, dim=1))
+        out: Tensor = self.nodes[level](parts)
         return out
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastseg.errors import ParameterError
-from fastseg.layers import ConvNormAct, fuse_by_concatenation
+from fastseg.layers import ConvNormAct
 from fastseg.models._base import SegmentationModel, choice, counts
 from fastseg.models._encoder import Encoder
 from fastseg.models._registry import register
@@ -136,7 +136,7 @@ class PaddedUNet(SegmentationModel):
             features = up(features)
             height, width = skip.shape[-2:]
             rest = (0, width - features.shape[-1], 0, height - features.shape[-2])
-            features = self.stage(fuse, fuse_by_concatenation(F.pad(features, rest), skip))
+            features = self.stage(fuse, [skip, F.pad(features, rest)])
         return self.classifier(features), {}
 
 
@@ -204,10 +204,8 @@ class EncoderUNet(SegmentationModel):
             else:
                 height, width = skip.shape[-2:]
             features = F.interpolate(features, (height, width), mode=self.up, align_corners=align)
-            if skip is not None:
-                # Here the deeper map comes first, as in the public decoders of this kind.
-                features = fuse_by_concatenation(skip, features)
-            features = self.stage(step, features)
+            # Here the deeper map comes first, as in the public decoders of this kind.
+            features = self.stage(step, [features] if skip is None else [features, skip])
         return self.classifier(features), {}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastseg.errors import ParameterError
-from fastseg.layers import ConvNormAct
+from fastseg.layers import Conv2d, ConvNormAct
 from fastseg.models._base import SegmentationModel, choice, counts
 from fastseg.models._registry import register
 
@@ -169,7 +169,7 @@ class UNetPlusPlus(SegmentationModel):
             up = F.pad(up, rest)
         else:
             up = F.interpolate(below, size, mode="bilinear", align_corners=True)
-        out: Tensor = self.stage(node, torch.cat([*before, up], dim=1))
+        out: Tensor = self.stage(node, [*before, up])
         return out
 
     def prune(self, depth: int) -> UNetPlusPlus:
@@ -209,8 +209,8 @@ def _node(in_channels: int, out_channels: int, *, norm: bool) -> nn.Sequential:
             ConvNormAct(out_channels, out_channels, bias=True),
         )
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1),
+        Conv2d(in_channels, out_channels, 3, padding=1),
         nn.ReLU(inplace=True),
-        nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        Conv2d(out_channels, out_channels, 3, padding=1),
         nn.ReLU(inplace=True),
     )

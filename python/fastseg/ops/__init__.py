@@ -13,6 +13,7 @@ Example:
 
 from fastseg.ops import reference
 from fastseg.ops._backends import decomposed, use_backend
+from fastseg.ops.conv3x3 import conv3x3
 from fastseg.ops.depthwise_conv_gelu import depthwise_conv_gelu
 from fastseg.ops.folded_decoder import folded_decoder
 from fastseg.ops.layer_norm_residual import layer_norm_residual
@@ -28,6 +29,7 @@ from fastseg.ops.upsample_sum import upsample_sum
 
 __all__ = [
     "PermutohedralLattice",
+    "conv3x3",
     "decomposed",
     "depthwise_conv_gelu",
     "folded_decoder",

@@ -142,6 +142,42 @@ def layer_norm_residual(
     return total, (total - total.mean(dim=-1, keepdim=True)) / deviation * weight + bias
 
 
+def conv3x3(
+    maps: Sequence[Tensor],
+    weight: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    *,
+    rate: int = 1,
+    padding: int = 1,
+    relu: bool = False,
+) -> Tensor:
+    """A 3×3 convolution of stacked maps as nine shifted pictures, scaled, shifted, rectified.
+
+    Args:
+        maps: (B, H, W, C) float each.
+        weight: (K, all C, 3, 3) float.
+        scale: (K) float.
+        shift: (K) float.
+        rate: pixels between taps.
+        padding: zeros around the picture.
+        relu: whether negative results become 0.
+
+    Returns:
+        (B, H + 2 · (padding - rate), …, K) float.
+    """
+    tokens = torch.cat(list(maps), dim=-1)
+    height, width = (side + 2 * (padding - rate) for side in tokens.shape[1:3])
+    padded = F.pad(tokens, (0, 0, padding, padding, padding, padding))
+    out = tokens.new_zeros(tokens.shape[0], height, width, weight.shape[0])
+    for i in range(3):
+        for j in range(3):
+            rows, columns = slice(i * rate, i * rate + height), slice(j * rate, j * rate + width)
+            out = out + padded[:, rows, columns] @ weight[:, :, i, j].T
+    out = out * scale + shift
+    return (out.relu() if relu else out).contiguous()
+
+
 def upsample_sum(maps: Sequence[Tensor], bias: Tensor) -> Tensor:
     """The sum of maps, each enlarged bilinearly to the size of the first, and a bias.
 

@@ -39,7 +39,7 @@ mod _rust {
     use crate::surface::{boundary_counts, near_boundary, surface_distances};
     #[pymodule_export]
     use crate::tokens::{
-        depthwise_conv_gelu, depthwise_conv_gelu_backward, folded_decoder,
+        conv3x3, depthwise_conv_gelu, depthwise_conv_gelu_backward, folded_decoder,
         sequence_reduced_attention, sequence_reduced_attention_backward, upsample_cross_entropy,
         upsample_sum, upsample_sum_backward,
     };

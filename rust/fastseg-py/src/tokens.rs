@@ -2,7 +2,7 @@
 
 use fastseg_core::control::Control;
 use fastseg_core::tokens::decoder::{Decoder, Map};
-use fastseg_core::tokens::{TokensError, attention, cross_entropy, decoder, depthwise};
+use fastseg_core::tokens::{TokensError, attention, cross_entropy, decoder, depthwise, winograd};
 use numpy::{Element, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -121,6 +121,35 @@ pub fn depthwise_conv_gelu_backward(
     let (dx, dw, db) = (d_tokens.as_slice_mut()?, d_weight.as_slice_mut()?, d_bias.as_slice_mut()?);
     let shape = picture(shape);
     run(py, |control| depthwise::backward(grad, tokens, weight, bias, shape, dx, dw, db, control))
+}
+
+/// 3×3 convolution, scale, shift and ReLU of maps (B, H, W, C…), one stacked on the other.
+///
+/// `given` is (weight, scale, shift), `shape` (B, H, W, K).
+#[pyfunction]
+#[pyo3(signature = (maps, given, shape, out, *, rate, padding, relu))]
+#[allow(clippy::too_many_arguments)] // Python's, by name
+pub fn conv3x3(
+    py: Python<'_>,
+    maps: Vec<(In<'_>, usize)>,
+    given: [In<'_>; 3],
+    shape: (usize, usize, usize, usize),
+    mut out: Out<'_>,
+    rate: usize,
+    padding: usize,
+    relu: bool,
+) -> PyResult<()> {
+    let maps = maps
+        .iter()
+        .map(|(map, channels)| Ok((map.as_slice()?, *channels)))
+        .collect::<PyResult<Vec<_>>>()?;
+    let [weight, scale, shift] = &given;
+    let weight = weight.as_slice()?;
+    let finish = winograd::Finish { scale: scale.as_slice()?, shift: shift.as_slice()?, relu };
+    let (batch, height, width, filters) = shape;
+    let sizes = winograd::Sizes { batch, height, width, filters, rate, padding };
+    let out = out.as_slice_mut()?;
+    run(py, |control| winograd::conv3x3(&maps, weight, finish, sizes, out, control))
 }
 
 /// The first map plus the others enlarged to its size, plus a bias; shapes are (h, w, C).

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::gelu::{gelu, gelu_slope};
-use super::{TokensError, require, volume};
+use super::{TokensError, load, require, store, volume};
 use crate::control::Control;
 use crate::simd::{Kernel, Simd, dispatch};
 
@@ -160,18 +160,6 @@ unsafe fn nine<S: Simd>(
         }
         S::add(sums[0], S::add(sums[1], sums[2]))
     }
-}
-
-#[inline(always)]
-unsafe fn load<S: Simd>(p: *const f32, n: usize) -> S::V {
-    // SAFETY: the caller has `n` floats at `p`, at most a vector.
-    unsafe { if n == S::LANES { S::load(p) } else { S::load_tail(p, n, 0.0) } }
-}
-
-#[inline(always)]
-unsafe fn store<S: Simd>(p: *mut f32, n: usize, v: S::V) {
-    // SAFETY: the caller has `n` floats at `p`, at most a vector.
-    unsafe { if n == S::LANES { S::store(p, v) } else { S::store_tail(p, n, v) } }
 }
 
 /// Writes the gradients of tokens, weight and bias; the convolution is computed again.

@@ -11,10 +11,12 @@ mod gelu;
 mod lines;
 mod product;
 mod taps;
+pub mod winograd;
 
 use std::fmt;
 
 use crate::control::Cancelled;
+use crate::simd::Simd;
 
 /// Why an operation did not finish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,4 +59,24 @@ fn require(lengths: &[(usize, usize)]) -> Result<(), TokensError> {
 /// The product of sizes, which no slice has if it is too large to count.
 fn volume(sizes: &[usize]) -> usize {
     sizes.iter().try_fold(1usize, |n, &size| n.checked_mul(size)).unwrap_or(usize::MAX)
+}
+
+/// A whole vector, or the `n` floats that are there and zeros.
+///
+/// # Safety
+/// As for all methods of [`Simd`]; `p` must be valid for `n` floats.
+#[inline(always)]
+unsafe fn load<S: Simd>(p: *const f32, n: usize) -> S::V {
+    // SAFETY: the caller has `n` floats at `p`, at most a vector.
+    unsafe { if n == S::LANES { S::load(p) } else { S::load_tail(p, n, 0.0) } }
+}
+
+/// A whole vector, or its first `n` lanes.
+///
+/// # Safety
+/// As for [`load`].
+#[inline(always)]
+unsafe fn store<S: Simd>(p: *mut f32, n: usize, v: S::V) {
+    // SAFETY: the caller has `n` floats at `p`, at most a vector.
+    unsafe { if n == S::LANES { S::store(p, v) } else { S::store_tail(p, n, v) } }
 }

@@ -41,7 +41,7 @@ impl Packed {
 }
 
 /// First column and padded width of each panel.
-fn panels(n: usize, lanes: usize) -> impl Iterator<Item = (usize, usize)> {
+pub fn panels(n: usize, lanes: usize) -> impl Iterator<Item = (usize, usize)> {
     let step = panel(lanes) * lanes;
     (0..n)
         .step_by(step)
@@ -72,42 +72,33 @@ pub struct Left<'a> {
     pub step: usize,
 }
 
-/// [`product`] by vectors of `S`.
+/// [`panel_product`] by vectors of `S`; the columns are those from `first` on of row and result.
 ///
 /// # Safety
 /// The instruction set of `S` must be available.
 #[inline(always)]
-unsafe fn multiply<S: Simd>(
-    left: Left,
-    right: &Packed,
-    start: Start,
-    to: &mut [f32],
-    stride: usize,
-) {
-    let (k, n) = (right.k, right.n);
-    if left.rows == 0 || n == 0 {
+unsafe fn multiply<S: Simd>(run: Run) {
+    let Run { left, panel, k, columns, first, start, to, stride } = run;
+    if left.rows == 0 || columns == 0 {
         return;
     }
-    assert_eq!(right.lanes, S::LANES, "packed for another instruction set");
-    assert!((left.rows - 1) * stride + n <= to.len());
+    let vectors = columns.div_ceil(S::LANES);
+    assert!(panel.len() >= k * vectors * S::LANES && vectors <= self::panel(S::LANES));
+    assert!((left.rows - 1) * stride + first + columns <= to.len());
     assert!(k == 0 || (left.rows - 1) * left.row + (k - 1) * left.step < left.data.len());
     if let Start::Row(row) = start {
-        assert!(row.len() >= n);
+        assert!(row.len() >= first + columns);
     }
-    for (first, width) in panels(n, S::LANES) {
-        let columns = width.min(n - first);
-        let b = right.data.as_slice()[k * first..].as_ptr();
-        let job = Job { left, k, b, columns, first, start, to: to.as_mut_ptr(), stride };
-        // SAFETY: the asserts above cover every element that a job touches; a packed panel has
-        // `k × width` elements.
-        unsafe {
-            match width / S::LANES {
-                1 => job.rows::<S, 12, 1>(),
-                2 if S::LANES == 8 => job.rows::<S, 6, 2>(),
-                2 => job.rows::<S, 12, 2>(),
-                3 => job.rows::<S, 8, 3>(),
-                _ => job.rows::<S, 6, 4>(),
-            }
+    let job =
+        Job { left, k, b: panel.as_ptr(), columns, first, start, to: to.as_mut_ptr(), stride };
+    // SAFETY: the asserts above cover every element that a job touches.
+    unsafe {
+        match vectors {
+            1 => job.rows::<S, 12, 1>(),
+            2 if S::LANES == 8 => job.rows::<S, 6, 2>(),
+            2 => job.rows::<S, 12, 2>(),
+            3 => job.rows::<S, 8, 3>(),
+            _ => job.rows::<S, 6, 4>(),
         }
     }
 }
@@ -182,23 +173,61 @@ impl Job<'_> {
     }
 }
 
+/// One panel's part of a product.
+struct Run<'a> {
+    left: Left<'a>,
+    panel: &'a [f32],
+    k: usize,
+    columns: usize,
+    first: usize,
+    start: Start<'a>,
+    to: &'a mut [f32],
+    stride: usize,
+}
+
+impl Kernel for Run<'_> {
+    type Output = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: `dispatch` chose `S`.
+        unsafe { multiply::<S>(self) };
+    }
+}
+
+// Compiled once, whoever calls it: with every size of tiles inside, it is large.
+#[inline(never)]
+fn run(run: Run) {
+    dispatch(run);
+}
+
 /// Writes `start + left × right` to rows of `to` that are `stride` apart.
 ///
 /// # Panics
 /// Where the sizes reach beyond a slice.
-// Compiled once, whoever calls it: with every size of tiles inside, it is large.
-#[inline(never)]
 pub fn product(left: Left, right: &Packed, start: Start, to: &mut [f32], stride: usize) {
-    struct Run<'a>(Left<'a>, &'a Packed, Start<'a>, &'a mut [f32], usize);
-    impl Kernel for Run<'_> {
-        type Output = ();
-        #[inline(always)]
-        unsafe fn run<S: Simd>(self) {
-            // SAFETY: `dispatch` chose `S`.
-            unsafe { multiply::<S>(self.0, self.1, self.2, self.3, self.4) };
-        }
+    let (k, n) = (right.k, right.n);
+    for (first, width) in panels(n, right.lanes) {
+        let panel = &right.data.as_slice()[k * first..][..k * width];
+        let columns = width.min(n - first);
+        run(Run { left, panel, k, columns, first, start, to, stride });
     }
-    dispatch(Run(left, right, start, to, stride));
+}
+
+/// Writes `start + left × panel` to rows of `to` that are `stride` apart.
+///
+/// The panel has `k` rows of whole vectors, as [`panels`] divides them, and `columns` that count.
+///
+/// # Panics
+/// Where the sizes reach beyond a slice.
+pub fn panel_product(
+    left: Left,
+    panel: &[f32],
+    (k, columns): (usize, usize),
+    start: Start,
+    to: &mut [f32],
+    stride: usize,
+) {
+    run(Run { left, panel, k, columns, first: 0, start, to, stride });
 }
 
 #[cfg(test)]

@@ -1,0 +1,113 @@
+"""A convolution that is faster where nothing has to be learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from fastseg import ops
+
+# Of the plain convolution's products, as many may be left; the transforms cost the rest.
+_WORTHWHILE = 0.5
+# Pixels from which on the weights' transform is small beside the products.
+_PIXELS = 256
+# Channels and filters from which on a product fills the registers.
+_WIDTH = 16
+
+
+class Conv2d(nn.Conv2d):
+    """`torch.nn.Conv2d` that computes 3×3 windows with fewer products, in evaluation on a CPU.
+
+    Where nothing needs gradients, in float32, and where it saves time, windows of stride 1 are
+    computed by `fastseg.ops.conv3x3`. Everywhere else it is PyTorch's layer; weights, names and
+    arguments are the same.
+
+    Example:
+        >>> import torch
+        >>> from fastseg.layers import Conv2d
+        >>> Conv2d(3, 8, 3, padding=1)(torch.ones(1, 3, 5, 5)).shape
+        torch.Size([1, 8, 5, 5])
+    """
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> Conv2d:
+        """The same layer with the same parameters, not copies of them."""
+        with torch.device("meta"):
+            layer = cls(
+                conv.in_channels,
+                conv.out_channels,
+                cast("tuple[int, int]", conv.kernel_size),
+                stride=cast("tuple[int, int]", conv.stride),
+                padding=cast("str | tuple[int, int]", conv.padding),
+                dilation=cast("tuple[int, int]", conv.dilation),
+                groups=conv.groups,
+                bias=conv.bias is not None,
+                padding_mode=conv.padding_mode,
+            )
+        layer.weight, layer.bias = conv.weight, conv.bias
+        return layer.train(conv.training)
+
+    def forward(self, input: Tensor | Sequence[Tensor]) -> Tensor:  # noqa: A002  (PyTorch's name)
+        """Convolves (B, C, H, W), or several such maps as if one were stacked on the other."""
+        maps = [input] if isinstance(input, Tensor) else list(input)
+        if self.saves_products(maps):
+            one = self.weight.new_ones(self.out_channels)
+            return self.scaled(maps, one, torch.zeros_like(one), relu=False)
+        return super().forward(maps[0] if len(maps) == 1 else torch.cat(maps, dim=1))
+
+    def scaled(self, maps: Sequence[Tensor], scale: Tensor, shift: Tensor, *, relu: bool) -> Tensor:
+        """Computes relu(scale · convolution + shift) in one step, where `saves_products` says so.
+
+        Args:
+            maps: (B, C, H, W) float32 each.
+            scale: (K).
+            shift: (K).
+            relu: whether negative results become 0.
+
+        Returns:
+            (B, K, H, W) with its channels innermost.
+        """
+        if self.bias is not None:
+            shift = torch.addcmul(shift, self.bias, scale)
+        rate, padding = self.dilation[0], cast("tuple[int, ...]", self.padding)[0]
+        tokens = [x.permute(0, 2, 3, 1) for x in maps]
+        out = ops.conv3x3(tokens, self.weight, scale, shift, rate=rate, padding=padding, relu=relu)
+        return out.permute(0, 3, 1, 2)
+
+    def saves_products(self, maps: Sequence[Tensor]) -> bool:
+        """Whether `scaled` may take the place of this layer for some maps, and is faster."""
+        if (
+            torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or any(
+                x.device.type != "cpu" or x.dtype != torch.float32 or x.ndim != 4
+                for x in (*maps, self.weight)
+            )
+            or torch.is_autocast_enabled("cpu")
+            or self.kernel_size != (3, 3)
+            or self.stride != (1, 1)
+            or self.groups != 1
+            or self.dilation[0] != self.dilation[1]
+            or isinstance(self.padding, str)
+            or self.padding[0] != self.padding[1]
+            or self.padding_mode != "zeros"
+            or min(self.in_channels, self.out_channels) < _WIDTH
+        ):
+            return False
+        rate, more = self.dilation[0], 2 * (self.padding[0] - self.dilation[0])
+        sides = [side + more for side in maps[0].shape[-2:]]
+        if min(sides) < 1 or maps[0].shape[0] * sides[0] * sides[1] < _PIXELS:
+            return False
+        # 36 products per tile of 4×4 pixels that are `rate` apart, against one per pixel and tap
+        # that does not fall off the map.
+        tiles = [_tiles(side, rate) for side in sides]
+        taps = [side + 2 * max(0, side - rate) for side in sides]
+        return 36 * tiles[0] * tiles[1] <= _WORTHWHILE * taps[0] * taps[1]
+
+
+def _tiles(side: int, rate: int) -> int:
+    """Tiles along an axis: each of the grids of pixels `rate` apart has its own."""
+    return sum(-(-(side - phase) // (4 * rate)) for phase in range(min(side, rate)))
