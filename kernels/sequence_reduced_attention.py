@@ -393,7 +393,8 @@ def _tiles(query: Tensor, width: int) -> Launch:
     """Tiles of queries and keys whose products fit into registers."""
     if query.dtype == torch.float32:
         # Exact products run without tensor cores, and need registers for their operands.
-        return Launch({"BLOCK_N": 32, "BLOCK_M": 32}, num_warps=8, num_stages=1)
+        warps = 4 if _padded(width) <= 32 else 8
+        return Launch({"BLOCK_N": 32, "BLOCK_M": 32}, num_warps=warps, num_stages=1)
     side = 64 if _padded(width) <= 64 else 32
     return Launch({"BLOCK_N": side, "BLOCK_M": side})
 
