@@ -59,7 +59,7 @@ def conv3x3(
         >>> import torch
         >>> from fastseg import ops
         >>> x, y, w = torch.ones(1, 9, 7, 8), torch.ones(1, 9, 7, 2), torch.ones(4, 10, 3, 3)
-        >>> ops.conv3x3([x, y], w, torch.ones(4), torch.zeros(4))[0, 1, 1]
+        >>> ops.conv3x3([x, y], w, torch.ones(4), torch.zeros(4))[0, 1, 1].round()
         tensor([90., 90., 90., 90.])
     """
     _check_maps(maps)
