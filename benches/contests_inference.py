@@ -98,12 +98,12 @@ def noise(*shape: int) -> Callable[[], Iterator[Case]]:
     return cases
 
 
-def their_labels(size: str, picture: np.ndarray) -> np.ndarray:
+def their_labels(model: Any, picture: np.ndarray) -> np.ndarray:
     """Do what transformers' users write: processor, model, post-processing at full size."""
     import torch
 
     with torch.inference_mode():
-        outputs = theirs(size)(**processor()(picture, return_tensors="pt"))
+        outputs = model(**processor()(picture, return_tensors="pt"))
         (labels,) = processor().post_process_semantic_segmentation(outputs, [picture.shape[:2]])
     return labels.numpy()
 
@@ -129,9 +129,16 @@ def predicting(
     return Contest(
         name=name,
         cases=photographs(*shape),
-        ours=Contender("fastseg", lambda picture: our_labels(model(size), picture), requires=NEEDS),
+        ours=Contender(
+            "fastseg", our_labels, prepare=lambda picture: (model(size), picture), requires=NEEDS
+        ),
         rivals=(
-            Contender("transformers", lambda picture: their_labels(size, picture), requires=NEEDS),
+            Contender(
+                "transformers",
+                their_labels,
+                prepare=lambda picture: (theirs(size), picture),
+                requires=NEEDS,
+            ),
         ),
         agree=nearly_the_same,
     )
@@ -145,32 +152,22 @@ def logits(model: Any, image: Any) -> Any:
         return model(image).logits
 
 
-def as_tensor(image: np.ndarray) -> tuple[Any, ...]:
-    """Share the memory of an array."""
-    import torch
-
-    return (torch.from_numpy(image),)
-
-
 def accelerating(size: str) -> Contest:
     """Compare one model of transformers before and after `accelerate`."""
+
+    def contender(name: str, model: Callable[[str], Any]) -> Contender:
+        def prepare(image: np.ndarray) -> tuple[Any, ...]:
+            import torch
+
+            return model(size), torch.from_numpy(image)
+
+        return Contender(name, logits, prepare=prepare, requires=NEEDS)
+
     return Contest(
         name=f"accelerate_{size}_512_c150",
         cases=noise(1, 3, 512, 512),
-        ours=Contender(
-            "fastseg",
-            lambda image: logits(accelerated(size), image),
-            prepare=as_tensor,
-            requires=NEEDS,
-        ),
-        rivals=(
-            Contender(
-                "transformers",
-                lambda image: logits(theirs(size), image),
-                prepare=as_tensor,
-                requires=NEEDS,
-            ),
-        ),
+        ours=contender("fastseg", accelerated),
+        rivals=(contender("transformers", theirs),),
         agree=close(TOLERANCE),
     )
 
