@@ -380,12 +380,18 @@ def _splits(programs: int, most: int) -> int:
 
 
 def _candidates(query: Tensor, keys: int, width: int) -> list[Launch]:
-    """Ways of launching the forward kernel: all keys at once where they fit, and tiles of them."""
-    tiles = _tiles(query, width)
-    found = [Launch({**tiles.blocks, "WHOLE": False}, tiles.num_warps, tiles.num_stages)]
-    fits = _padded(keys) <= MOST_WHOLE and _padded(keys) * _padded(width) <= MOST_WHOLE * 64
-    if fits and query.dtype != torch.float32:
-        found.insert(0, Launch({"BLOCK_N": 32, "BLOCK_M": _padded(keys), "WHOLE": True}))
+    """Ways of launching the forward kernel: all keys at once where they fit, and tiles of them.
+
+    With these rows and warps no register spills on any of the chips of `make kernels`.
+    """
+    tiles, narrow = _tiles(query, width), _padded(width) <= 32
+    blocks = {**tiles.blocks, "WHOLE": False}
+    if query.dtype == torch.float32:
+        return [Launch(blocks, tiles.num_warps, tiles.num_stages)]
+    found = [Launch(blocks, num_warps=8 if narrow else 4)]
+    if _padded(keys) <= MOST_WHOLE and _padded(keys) * _padded(width) <= MOST_WHOLE * 64:
+        blocks = {"BLOCK_N": 16 if narrow else 32, "BLOCK_M": _padded(keys), "WHOLE": True}
+        found.insert(0, Launch(blocks, num_warps=4 if narrow else 8))
     return found
 
 
