@@ -9,13 +9,14 @@
 #![allow(clippy::needless_range_loop)]
 
 use std::f32::consts::SQRT_2;
+use std::sync::{Arc, LazyLock};
 
 use rayon::prelude::*;
 
-use super::lines::Lines;
 use super::product::{Left, Start, panel_product, panels};
 use super::{TokensError, load, require, store, volume};
 use crate::control::Control;
+use crate::memory::Workspace;
 use crate::simd::{Kernel, Level, Simd, dispatch};
 
 /// Products per tile and pair of channels.
@@ -26,8 +27,16 @@ const SIDE: usize = 4;
 const TILES: usize = 24;
 /// Channels that a product goes through before the next product's turn.
 const DEPTH: usize = 256;
-/// Floats of what tasks share: transformed weights, or transformed tokens.
-const SHARED: usize = 5 << 20;
+/// Floats of what tasks share: transformed weights, or products.
+const SHARED: usize = 3 << 20;
+/// Bytes that are kept from one convolution to the next.
+const KEPT: usize = 16 << 20;
+
+/// Memory of all convolutions.
+fn workspace() -> &'static Arc<Workspace> {
+    static WORKSPACE: LazyLock<Arc<Workspace>> = LazyLock::new(|| Workspace::new(KEPT));
+    &WORKSPACE
+}
 
 /// The sizes of a convolution from maps (B, H, W, C) to (B, H + 2 · (padding − rate), …, K).
 #[derive(Clone, Copy, Debug)]
@@ -182,10 +191,10 @@ impl Conv<'_> {
         let widest = panels[0].1;
         let size = POINTS * self.channels;
         let group = (SHARED / (size * widest)).clamp(1, panels.len());
-        let mut filters = Lines::new(size * widest * group);
+        let mut filters = workspace().take::<f32>(size * widest * group);
         for panels in panels.chunks(group) {
             let mut pieces = Vec::new();
-            let mut rest = filters.as_mut_slice();
+            let mut rest = &mut filters[..];
             for &panel in panels {
                 for &step in &self.steps {
                     let (to, behind) = rest.split_at_mut(POINTS * step.depth * panel.1);
@@ -198,16 +207,18 @@ impl Conv<'_> {
                 dispatch(TransformWeight { conv: self, panel, step, to });
                 Ok::<(), TokensError>(())
             })?;
-            let filters = filters.as_slice();
+            let filters = &filters[..];
             tiles.par_chunks(TILES).try_for_each_init(
-                || (Lines::new(size * TILES), Lines::new(POINTS * TILES * widest)),
+                || (workspace().take(size * TILES), workspace().take(POINTS * TILES * widest)),
                 |(tokens, products), tiles| {
                     control.check()?;
-                    let tokens = tokens.as_mut_slice();
-                    dispatch(TransformTokens { conv: self, tiles, to: tokens });
+                    for &step in &self.steps {
+                        let to = &mut tokens[POINTS * tiles.len() * step.at..];
+                        dispatch(TransformTokens { conv: self, tiles, step, to });
+                    }
                     for (&panel, filters) in panels.iter().zip(filters.chunks(size * widest)) {
-                        let products = products.as_mut_slice();
                         for &step in &self.steps {
+                            let tokens = &tokens[POINTS * tiles.len() * step.at..];
                             let filters = &filters[POINTS * panel.1 * step.at..];
                             self.multiply(tokens, filters, step, tiles.len(), panel, products);
                         }
@@ -228,45 +239,45 @@ impl Conv<'_> {
         control: &Control,
     ) -> Result<(), TokensError> {
         let widest = panels[0].1;
-        let size = POINTS * self.channels;
-        let strip = (SHARED / size / TILES).max(1) * TILES;
-        let mut tokens = Lines::new(size * strip.min(tiles.len()));
-        for tiles in tiles.chunks(strip) {
-            tokens
-                .as_mut_slice()
-                .par_chunks_mut(size * TILES)
-                .zip(tiles.par_chunks(TILES))
-                .try_for_each(|(to, tiles)| {
-                    control.check()?;
-                    dispatch(TransformTokens { conv: self, tiles, to });
-                    Ok::<(), TokensError>(())
-                })?;
-            let tokens = tokens.as_slice();
-            let block = POINTS * TILES * widest;
-            panels.par_iter().with_max_len(1).try_for_each_init(
-                || {
-                    let products = Lines::new(block * tiles.len().div_ceil(TILES));
-                    (Lines::new(POINTS * DEPTH * widest), products)
-                },
-                |(filters, products), &panel| {
-                    for &step in &self.steps {
+        let block = POINTS * TILES * widest;
+        let strip = (SHARED / (block * panels.len())).max(1);
+        let blocks = tiles.len().div_ceil(TILES).min(strip);
+        let mut products = workspace().take::<f32>(block * blocks * panels.len());
+        let mut tokens = workspace().take::<f32>(POINTS * TILES * DEPTH * blocks);
+        for tiles in tiles.chunks(TILES * strip) {
+            for &step in &self.steps {
+                let each = POINTS * TILES * step.depth;
+                tokens.par_chunks_mut(each).zip(tiles.par_chunks(TILES)).try_for_each(
+                    |(to, tiles)| {
                         control.check()?;
-                        let to = &mut filters.as_mut_slice()[..POINTS * step.depth * panel.1];
-                        dispatch(TransformWeight { conv: self, panel, step, to });
-                        let blocks = tiles.chunks(TILES).zip(tokens.chunks(size * TILES));
-                        let products = products.as_mut_slice().chunks_exact_mut(block);
-                        for ((tiles, tokens), products) in blocks.zip(products) {
-                            let filters = filters.as_slice();
-                            self.multiply(tokens, filters, step, tiles.len(), panel, products);
-                        }
-                    }
-                    let products = products.as_slice().chunks_exact(block);
-                    for (tiles, products) in tiles.chunks(TILES).zip(products) {
-                        dispatch(TransformProducts { conv: self, products, panel, tiles });
-                    }
-                    Ok::<(), TokensError>(())
-                },
-            )?;
+                        dispatch(TransformTokens { conv: self, tiles, step, to });
+                        Ok::<(), TokensError>(())
+                    },
+                )?;
+                let tokens = &tokens[..];
+                products
+                    .par_chunks_mut(block * blocks)
+                    .zip(panels)
+                    .with_max_len(1)
+                    .try_for_each_init(
+                        || workspace().take(POINTS * DEPTH * widest),
+                        |filters, (products, &panel)| {
+                            control.check()?;
+                            let to = &mut filters[..POINTS * step.depth * panel.1];
+                            dispatch(TransformWeight { conv: self, panel, step, to });
+                            let tiles = tiles.chunks(TILES).zip(tokens.chunks(each));
+                            for ((tiles, tokens), to) in tiles.zip(products.chunks_mut(block)) {
+                                self.multiply(tokens, filters, step, tiles.len(), panel, to);
+                            }
+                            Ok::<(), TokensError>(())
+                        },
+                    )?;
+            }
+            products.par_chunks(block * blocks).zip(panels).for_each(|(products, &panel)| {
+                for (tiles, products) in tiles.chunks(TILES).zip(products.chunks(block)) {
+                    dispatch(TransformProducts { conv: self, products, panel, tiles });
+                }
+            });
         }
         Ok(())
     }
@@ -283,7 +294,7 @@ impl Conv<'_> {
     ) {
         let columns = width.min(self.sizes.filters - first);
         let start = if step.at == 0 { Start::Zero } else { Start::Sum };
-        let tokens = &tokens[POINTS * rows * step.at..][..POINTS * rows * step.depth];
+        let tokens = &tokens[..POINTS * rows * step.depth];
         let filters = &filters[..POINTS * width * step.depth];
         let each =
             tokens.chunks_exact(rows * step.depth).zip(filters.chunks_exact(step.depth * width));
@@ -363,10 +374,11 @@ unsafe fn outputs<S: Simd>(m: [S::V; 6]) -> [S::V; 4] {
     }
 }
 
-/// Tokens of a block of tiles at the points: for each step (36, tiles, depth).
+/// Tokens of a block of tiles and a step at the points: (36, tiles, depth).
 struct TransformTokens<'a> {
     conv: &'a Conv<'a>,
     tiles: &'a [Tile],
+    step: Step,
     to: &'a mut [f32],
 }
 
@@ -375,42 +387,39 @@ impl Kernel for TransformTokens<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Conv { maps, sizes, channels, steps, zeros, .. } = self.conv;
+        let Conv { maps, sizes, zeros, .. } = self.conv;
         let Sizes { height, width, rate, padding, .. } = *sizes;
-        let rows = self.tiles.len();
-        assert!(self.to.len() >= POINTS * rows * channels);
+        let Step { map, from: first, depth, .. } = self.step;
+        let (rows, (map, stride)) = (self.tiles.len(), maps[map]);
+        assert!(self.to.len() >= POINTS * rows * depth);
+        assert!(first + depth <= stride && stride <= zeros.len());
         for (row, tile) in self.tiles.iter().enumerate() {
             // What lies before the picture wraps, and is outside, too.
             let place = |i: usize, start: usize| (start + i * rate).wrapping_sub(padding);
-            let token = |i: usize, j: usize| {
-                let (y, x) = (place(i, tile.y), place(j, tile.x));
-                (y < height && x < width).then(|| (tile.picture * height + y) * width + x)
-            };
-            for step in steps {
-                let (map, stride) = maps[step.map];
-                assert!(step.from + step.depth <= stride && stride <= zeros.len());
-                let from: [[*const f32; 6]; 6] = std::array::from_fn(|i| {
-                    std::array::from_fn(|j| {
-                        let token = token(i, j).map(|token| &map[token * stride..][..stride]);
-                        token.unwrap_or(zeros)[step.from..].as_ptr()
-                    })
-                });
-                let to = self.to[POINTS * rows * step.at + row * step.depth..].as_mut_ptr();
-                for c in (0..step.depth).step_by(S::LANES) {
-                    let n = S::LANES.min(step.depth - c);
-                    // SAFETY: every pointer has `depth` floats, and `to` 36 × rows × depth from the
-                    // step's start on.
-                    unsafe {
-                        let down: [[S::V; 6]; 6] = std::array::from_fn(|j| {
-                            input_points::<S>(std::array::from_fn(|i| {
-                                load::<S>(from[i][j].add(c), n)
-                            }))
-                        });
-                        for i in 0..6 {
-                            let across = input_points::<S>(std::array::from_fn(|j| down[j][i]));
-                            for (j, v) in across.into_iter().enumerate() {
-                                store::<S>(to.add((6 * i + j) * rows * step.depth + c), n, v);
-                            }
+            let from: [[*const f32; 6]; 6] = std::array::from_fn(|i| {
+                std::array::from_fn(|j| {
+                    let (y, x) = (place(i, tile.y), place(j, tile.x));
+                    let token = if y < height && x < width {
+                        &map[((tile.picture * height + y) * width + x) * stride..][..stride]
+                    } else {
+                        zeros
+                    };
+                    token[first..].as_ptr()
+                })
+            });
+            let to = self.to[row * depth..].as_mut_ptr();
+            for c in (0..depth).step_by(S::LANES) {
+                let n = S::LANES.min(depth - c);
+                // SAFETY: every pointer has `depth` floats, and `to` 36 × rows × depth, of which
+                // this is a row of each rows × depth.
+                unsafe {
+                    let down: [[S::V; 6]; 6] = std::array::from_fn(|j| {
+                        input_points::<S>(std::array::from_fn(|i| load::<S>(from[i][j].add(c), n)))
+                    });
+                    for i in 0..6 {
+                        let across = input_points::<S>(std::array::from_fn(|j| down[j][i]));
+                        for (j, v) in across.into_iter().enumerate() {
+                            store::<S>(to.add((6 * i + j) * rows * depth + c), n, v);
                         }
                     }
                 }
