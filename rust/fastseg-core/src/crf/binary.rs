@@ -6,7 +6,7 @@
 use super::update::{BandKernel, Output};
 use crate::control::{Cancelled, Control};
 use crate::lattice::{Band, Segment, TILE, Tiling};
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, LOWEST_EXPONENT, Simd};
 
 /// One pass over the points of one band.
 pub(super) struct BinaryBand<'a> {
@@ -49,7 +49,10 @@ impl Kernel for BinaryBand<'_> {
             for chunk in block.chunks_exact_mut(S::LANES) {
                 let p = chunk.as_mut_ptr();
                 // SAFETY: the chunk is one vector; the caller has the instruction set of `S`.
-                unsafe { S::store(p, S::exp2(S::sub(S::splat(0.0), S::load(p)))) };
+                unsafe {
+                    let least = S::max(S::load(p), S::splat(LOWEST_EXPONENT));
+                    S::store(p, S::exp2(S::sub(S::splat(0.0), least)));
+                }
             }
             for segment in self.tiling.segments(tile) {
                 self.hand_over(segment, &block[segment.local..][..segment.len]);

@@ -24,7 +24,7 @@ use self::update::{BandKernel, Output, Source, Then, UpdateBand};
 use crate::control::{Cancelled, Control};
 use crate::lattice::{Band, Direction, Rows, Shared, Tiling, padded};
 use crate::memory::{Buffer, Workspace};
-use crate::simd::dispatch;
+use crate::simd::{dispatch, dispatch_rows};
 
 /// Where the result of [`Model::infer`] goes.
 #[derive(Debug)]
@@ -290,8 +290,9 @@ impl<'a> Model<'a> {
                 }
             })
             .collect();
+        let run = |task: UpdateBand| dispatch_rows(task.stride, task);
         let energies: Vec<f64> =
-            tasks.into_par_iter().with_max_len(1).map(dispatch).collect::<Result<_, _>>()?;
+            tasks.into_par_iter().with_max_len(1).map(run).collect::<Result<_, _>>()?;
         Ok(energies.into_iter().sum())
     }
 

@@ -112,7 +112,7 @@ impl Kernel for UpdateBand<'_> {
     }
 }
 
-impl UpdateBand<'_> {
+impl<'a> UpdateBand<'a> {
     /// # Safety
     /// The instruction set of `S` must be available.
     #[inline(always)]
@@ -134,6 +134,7 @@ impl UpdateBand<'_> {
                     if self.exchange::<S>(scores, index, tile, block, packed) {
                         return self.hand_over::<S>(tile, block);
                     }
+                    let softmax = self.softmax();
                     let next = scores.as_ptr().wrapping_add(tile.points.end * self.labels);
                     for is_safe in [false, true] {
                         self.gather::<S>(scores, index, tile, block);
@@ -145,7 +146,7 @@ impl UpdateBand<'_> {
                         {
                             *energy += self.energy::<S>(last, scores, tile, block);
                         }
-                        if normalize::<S>(block, self.labels, self.stride, next, is_safe) {
+                        if softmax.run::<S>(block, None, next, is_safe) {
                             break;
                         }
                     }
@@ -153,13 +154,8 @@ impl UpdateBand<'_> {
             }
             for kernel in self.kernels.iter_mut().filter(|kernel| !kernel.to.is_empty()) {
                 let runs = kernel.lattice.runs(index);
-                runs.spread::<S, false>(
-                    kernel.corners(),
-                    kernel.splat,
-                    block,
-                    kernel.to,
-                    self.stride,
-                );
+                let (n, stride) = (kernel.corners(), self.stride);
+                runs.spread::<S>(n, kernel.splat, block, kernel.to, stride);
             }
             self.hand_over::<S>(tile, block);
         }
@@ -168,8 +164,8 @@ impl UpdateBand<'_> {
     /// Gather, normalize and spread of which the last kernel's share are done group by group of
     /// its runs, in the first-level cache.
     ///
-    /// It returns false, having done nothing, where there is none to gather from or to spread to, the
-    /// sums themselves are wanted, or the rows of a run do not fit the registers.
+    /// It returns false, having done nothing, where there is none to gather from, the sums themselves
+    /// are wanted, or the rows of a run do not fit the registers.
     ///
     /// # Safety
     /// The instruction set of `S` must be available.
@@ -183,10 +179,11 @@ impl UpdateBand<'_> {
         packed: &mut [f32],
     ) -> bool {
         let is_update = matches!(self.then, Then::Update { measure: false, .. });
-        let is_both = self.kernels.iter().all(|k| !k.from.is_empty() && !k.to.is_empty());
+        let is_given = self.kernels.iter().all(|kernel| !kernel.from.is_empty());
         let (labels, stride) = (self.labels, self.stride);
+        let softmax = self.softmax();
         let Some((last, others)) = self.kernels.split_last_mut() else { return false };
-        if !is_update || !is_both || stride > VECTORS * S::LANES {
+        if !is_update || !is_given || stride > VECTORS * S::LANES {
             return false;
         }
         let mut start = Start::Rows(&scores[tile.points.start * labels..], labels);
@@ -201,28 +198,29 @@ impl UpdateBand<'_> {
             let n = last.corners();
             for runs in last.lattice.runs(index).groups(n, GROUP) {
                 let packed = &mut packed[..runs.order.len() * stride];
-                // A loop, so that the gather is compiled into it once.
+                runs.gather::<S, true>(n, last.slice, last.from, start, packed, stride);
                 for is_safe in [false, true] {
-                    runs.gather::<S, true>(n, last.slice, last.from, start, packed, stride);
-                    if normalize::<S>(packed, labels, stride, ahead, is_safe) {
+                    let scattered = Some((runs.order, block.as_mut_ptr()));
+                    if softmax.run::<S>(packed, scattered, ahead, is_safe) {
                         break;
                     }
                 }
                 ahead = ahead.wrapping_add(runs.order.len() * labels);
-                runs.spread::<S, true>(n, last.splat, packed, last.to, stride);
-                for (&p, from) in runs.order.iter().zip(packed.chunks_exact(stride)) {
-                    let to = block.as_mut_ptr().add(usize::from(p) * stride);
-                    for at in (0..stride).step_by(S::LANES) {
-                        S::store(to.add(at), S::load(from.as_ptr().add(at)));
-                    }
+                if !last.to.is_empty() {
+                    runs.spread::<S>(n, last.splat, block, last.to, stride);
                 }
             }
-            for kernel in others {
+            for kernel in others.iter_mut().filter(|kernel| !kernel.to.is_empty()) {
                 let (n, runs) = (kernel.corners(), kernel.lattice.runs(index));
-                runs.spread::<S, false>(n, kernel.splat, block, kernel.to, stride);
+                runs.spread::<S>(n, kernel.splat, block, kernel.to, stride);
             }
         }
         true
+    }
+
+    /// How the sums of a tile become probabilities.
+    fn softmax(&self) -> Softmax {
+        Softmax { labels: self.labels, stride: self.stride }
     }
 
     /// The scores of a tile plus the messages of all kernels.
@@ -377,85 +375,168 @@ impl UpdateBand<'_> {
     }
 }
 
-/// Turns rows of scores, `stride` floats each, into probabilities.
-///
-/// Meanwhile it calls as many rows of `labels` scores from `next` on into the cache.
-///
-/// It returns false where a sum leaves the range of floats, having spoilt the scores; if it
-/// `is_safe` the largest score of each row is taken off first.
-///
-/// # Safety
-/// The instruction set of `S` must be available.
-#[inline(always)]
-unsafe fn normalize<S: Simd>(
-    block: &mut [f32],
+/// How sums of scores and messages become probabilities.
+#[derive(Clone, Copy)]
+struct Softmax {
     labels: usize,
+    /// Floats from one row of sums to the next.
     stride: usize,
-    next: *const f32,
-    is_safe: bool,
-) -> bool {
-    if is_safe {
-        for row in block.chunks_exact_mut(stride) {
-            let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            row.iter_mut().for_each(|score| *score -= largest);
-        }
-    }
-    let mut in_range = true;
-    let mut ahead = next;
-    let mut rows = block.chunks_exact_mut(ROWS * stride);
-    for rows in &mut rows {
-        let rows = rows.as_mut_ptr();
-        // SAFETY: the chunk has that many rows of whole vectors, and prefetching takes any
-        // address. Literal strides let a row stay in registers.
-        in_range &= unsafe {
-            for at in (0..ROWS * labels).step_by(LINE) {
-                S::prefetch(ahead.wrapping_add(at));
-            }
-            match stride / S::LANES {
-                1 => softmax_rows::<S, ROWS>(rows, S::LANES),
-                2 => softmax_rows::<S, ROWS>(rows, 2 * S::LANES),
-                3 => softmax_rows::<S, ROWS>(rows, 3 * S::LANES),
-                _ => softmax_rows::<S, ROWS>(rows, stride),
-            }
-        };
-        ahead = ahead.wrapping_add(ROWS * labels);
-    }
-    for row in rows.into_remainder().chunks_exact_mut(stride) {
-        // SAFETY: the chunk is one row of whole vectors.
-        in_range &= unsafe { softmax_rows::<S, 1>(row.as_mut_ptr(), stride) };
-    }
-    in_range
 }
 
-/// Turns `R` rows of scores, `stride` floats apart, into probabilities; see `normalize`.
-///
-/// # Safety
-/// The instruction set of `S` must be available and the rows valid.
-#[inline(always)]
-unsafe fn softmax_rows<S: Simd, const R: usize>(rows: *mut f32, stride: usize) -> bool {
-    // SAFETY: as the caller.
-    unsafe {
-        let at = |r: usize, v: usize| rows.add(r * stride + v * S::LANES);
-        let vectors = stride / S::LANES;
-        let zero = S::splat(0.0);
-        let mut totals = [zero; R];
-        for v in 0..vectors {
-            for (r, total) in totals.iter_mut().enumerate() {
-                let e = S::exp2(S::load(at(r, v)));
-                S::store(at(r, v), e);
-                *total = S::add(*total, e);
+impl Softmax {
+    /// Turns rows of sums into probabilities.
+    ///
+    /// These take the place of the sums or, `scattered`, go each to the row of that number of a block.
+    /// Meanwhile it calls as many rows of `labels` floats from `next` on into the cache.
+    ///
+    /// It returns false where a total leaves the range of floats: what it wrote is void then, but sums
+    /// that were to be scattered are still there. If it `is_safe` the largest of each row is taken off
+    /// first.
+    ///
+    /// # Safety
+    /// The instruction set of `S` must be available, the rows those of the tile, and the block have
+    /// rows of those numbers.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(
+        self,
+        rows: &mut [f32],
+        scattered: Option<(&[u16], *mut f32)>,
+        next: *const f32,
+        is_safe: bool,
+    ) -> bool {
+        if is_safe {
+            for row in rows.chunks_exact_mut(self.stride) {
+                let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                row.iter_mut().for_each(|sum| *sum -= largest);
             }
         }
+        let count = rows.len() / self.stride;
+        let whole = count / ROWS * ROWS;
         let mut in_range = true;
-        for (r, sum) in S::sums(totals).into_iter().enumerate() {
-            in_range &= sum < LARGEST_SUM && sum > 1.0 / LARGEST_SUM;
-            let inverse = S::splat(1.0 / sum);
-            for v in 0..vectors {
-                S::store(at(r, v), S::mul(S::load(at(r, v)), inverse));
+        // SAFETY: as the caller; prefetching takes any address.
+        unsafe {
+            for i in (0..whole).step_by(ROWS) {
+                let ahead = next.wrapping_add(i * self.labels);
+                for at in (0..ROWS * self.labels).step_by(LINE) {
+                    S::prefetch(ahead.wrapping_add(at));
+                }
+                in_range &= self.some::<S, ROWS>(rows, scattered, i);
+            }
+            for i in whole..count {
+                in_range &= self.some::<S, 1>(rows, scattered, i);
             }
         }
         in_range
     }
+
+    /// [`Self::run`] for the `R` rows from row `i` on.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn some<S: Simd, const R: usize>(
+        self,
+        rows: &mut [f32],
+        scattered: Option<(&[u16], *mut f32)>,
+        i: usize,
+    ) -> bool {
+        let mut from = [rows.as_mut_ptr(); R];
+        let mut to = from;
+        for r in 0..R {
+            from[r] = from[r].wrapping_add((i + r) * self.stride);
+            to[r] = match scattered {
+                None => from[r],
+                Some((order, block)) => block.wrapping_add(usize::from(order[i + r]) * self.stride),
+            };
+        }
+        // SAFETY: as the caller.
+        unsafe {
+            match self.stride / S::LANES {
+                1 => self.vectors::<S, R, 1>(from, to),
+                _ if S::IS_ROW => unreachable!("a row is one vector"),
+                2 => self.vectors::<S, R, 2>(from, to),
+                3 => self.vectors::<S, R, 3>(from, to),
+                VECTORS => self.vectors::<S, R, VECTORS>(from, to),
+                vectors => self.long::<S, R>(from, to, vectors),
+            }
+        }
+    }
+
+    /// Rows of `C` vectors, few enough to stay in registers.
+    ///
+    /// # Safety
+    /// The instruction set of `S` must be available and the rows valid.
+    #[inline(always)]
+    unsafe fn vectors<S: Simd, const R: usize, const C: usize>(
+        self,
+        from: [*mut f32; R],
+        to: [*mut f32; R],
+    ) -> bool {
+        // SAFETY: as the caller.
+        unsafe {
+            let mut powers = [[S::splat(0.0); C]; R];
+            let mut totals = [S::splat(0.0); R];
+            for r in 0..R {
+                for c in 0..C {
+                    powers[r][c] = S::exp2(S::load(from[r].add(c * S::LANES)));
+                }
+                totals[r] = powers[r][0];
+                for c in 1..C {
+                    totals[r] = S::add(totals[r], powers[r][c]);
+                }
+            }
+            let sums = S::sums(totals);
+            let mut in_range = true;
+            for r in 0..R {
+                in_range &= is_in_range(sums[r]);
+                let inverse = S::splat(1.0 / sums[r]);
+                for c in 0..C {
+                    S::store(to[r].add(c * S::LANES), S::mul(powers[r][c], inverse));
+                }
+            }
+            in_range
+        }
+    }
+
+    /// Rows of any number of vectors.
+    ///
+    /// # Safety
+    /// As [`Self::vectors`].
+    #[inline(always)]
+    unsafe fn long<S: Simd, const R: usize>(
+        self,
+        from: [*mut f32; R],
+        to: [*mut f32; R],
+        vectors: usize,
+    ) -> bool {
+        // SAFETY: as the caller.
+        unsafe {
+            let mut totals = [S::splat(0.0); R];
+            for at in (0..vectors * S::LANES).step_by(S::LANES) {
+                for r in 0..R {
+                    let power = S::exp2(S::load(from[r].add(at)));
+                    S::store(from[r].add(at), power);
+                    totals[r] = S::add(totals[r], power);
+                }
+            }
+            let sums = S::sums(totals);
+            let mut in_range = true;
+            for r in 0..R {
+                in_range &= is_in_range(sums[r]);
+                let inverse = S::splat(1.0 / sums[r]);
+                for at in (0..vectors * S::LANES).step_by(S::LANES) {
+                    S::store(to[r].add(at), S::mul(S::load(from[r].add(at)), inverse));
+                }
+            }
+            in_range
+        }
+    }
+}
+
+/// Whether a sum of powers can be divided by without loss; NaN cannot.
+#[inline(always)]
+fn is_in_range(sum: f32) -> bool {
+    sum < LARGEST_SUM && sum > 1.0 / LARGEST_SUM
 }
 
 /// The first of the largest.

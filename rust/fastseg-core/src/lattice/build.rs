@@ -93,20 +93,21 @@ impl<const W: usize> BandVertices<W> {
         number
     }
 
-    /// Writes the numbers of the corners of the simplex with corner `base` and `steps` from there.
+    /// Writes the numbers of the corners of the simplex with corner `base` and, from there on, the
+    /// step of each class.
     #[inline(always)]
     fn number_corners(
         &mut self,
         base: Key<W>,
-        steps: &[u8],
+        step: impl Fn(usize) -> usize,
         layout: &KeyLayout<W>,
         corners: &mut [u32],
     ) {
         let mut key = base;
         corners[0] = self.number(0, key);
-        for (r, &step) in steps.iter().enumerate() {
-            key = sub(key, layout.unit[usize::from(step)]);
-            corners[r + 1] = self.number(r + 1, key);
+        for r in 1..corners.len() {
+            key = sub(key, layout.unit[step(r - 1)]);
+            corners[r] = self.number(r, key);
         }
     }
 }
@@ -331,12 +332,17 @@ impl<const W: usize> EmbedBand<'_, W> {
                 &mut self.weights[point * n..(point + points) * n],
             );
             // Numbered in order of first touch, so that neighbouring runs have neighbouring rows.
-            for &Run { point, length, place } in &simplices.runs {
+            for &Run { point, length, place, .. } in &simplices.runs {
                 let place = run + usize::from(place);
                 self.lengths[place] = length;
                 let corners = &mut self.corners[place * n..(place + 1) * n];
-                let (base, steps) = simplices.of(d, point);
-                vertices.number_corners(base, steps, self.layout, corners);
+                let base = simplices.base[usize::from(point)];
+                vertices.number_corners(
+                    base,
+                    |r| simplices.step(d, point, r),
+                    self.layout,
+                    corners,
+                );
             }
             run_counts.push(runs as u32);
             run += runs;
@@ -345,8 +351,8 @@ impl<const W: usize> EmbedBand<'_, W> {
         if self.with_origin {
             embedding.embed(d, &vec![[0.0; BLOCK]; d], self.layout);
             simplices.put(d, 0, 1, &embedding);
-            let (base, steps) = simplices.of(d, 0);
-            vertices.number_corners(base, steps, self.layout, &mut vec![0; n]);
+            let (base, corners) = (simplices.base[0], &mut vec![0; n]);
+            vertices.number_corners(base, |r| simplices.step(d, 0, r), self.layout, corners);
         }
         Ok((vertices, run_counts))
     }
@@ -361,17 +367,20 @@ struct Run {
     length: u16,
     /// Which run of the tile it becomes.
     place: u16,
+    /// Where its first point comes among the points of the tile.
+    start: u16,
 }
 
 /// The simplices of the points of one tile, and how they are sorted into runs.
 struct TileSimplices<const W: usize> {
     base: Vec<Key<W>>,
     code: Vec<u64>,
-    /// For each point the order of steps from corner to corner.
+    /// For each point the order of steps from corner to corner; empty where the code tells it.
     steps: Vec<u8>,
-    weights: Vec<f32>,
-    /// The run of each point.
-    run: Vec<u16>,
+    /// For each class the weights of the points.
+    weights: Vec<[f32; ROOM]>,
+    /// The run of each point, and how many of its points come before.
+    run: Vec<(u16, u16)>,
     runs: Vec<Run>,
     /// From hash of a simplex to the run that it is, and the tile in which that was.
     slots: Vec<(u32, u16)>,
@@ -382,46 +391,60 @@ struct TileSimplices<const W: usize> {
 const LENGTHS: usize = 32;
 /// The most steps that a code tells apart.
 const EXACT_CODE: usize = 16;
+/// Points that a tile has room for: blocks may reach past its last.
+const ROOM: usize = TILE + BLOCK;
 /// Slots of the table of simplices of a tile, a power of two with room to spare.
 const SLOTS: usize = 2 * TILE;
 
 impl<const W: usize> TileSimplices<W> {
     fn new(d: usize) -> Self {
         Self {
-            base: vec![[0; W]; TILE],
-            code: vec![0; TILE],
-            steps: vec![0; TILE * d],
-            weights: vec![0.0; TILE * (d + 1)],
-            run: vec![0; TILE],
+            base: vec![[0; W]; ROOM],
+            code: vec![0; ROOM],
+            steps: if d <= EXACT_CODE { Vec::new() } else { vec![0; TILE * d] },
+            weights: vec![[0.0; ROOM]; d + 1],
+            run: vec![(0, 0); TILE],
             runs: Vec::with_capacity(TILE),
             slots: vec![(0, 0); SLOTS],
             tile: 0,
         }
     }
 
-    /// Stores the first `count` lanes of a block as the points from `local` on.
+    /// Stores the first `count` lanes of a block as the points from `local` on. Those after them are
+    /// stored later, so that whole blocks can be written.
     #[inline(always)]
     fn put(&mut self, d: usize, local: usize, count: usize, embedding: &Embedding<W>) {
-        let n = d + 1;
-        for lane in 0..count {
-            let point = local + lane;
-            self.base[point] = embedding.base[lane];
-            self.code[point] = embedding.code[lane];
-            let weights = &mut self.weights[point * n..(point + 1) * n];
-            for (r, weight) in weights.iter_mut().enumerate() {
-                *weight = embedding.weight[r][lane];
-            }
-            let steps = &mut self.steps[point * d..(point + 1) * d];
-            for (r, step) in steps.iter_mut().enumerate() {
-                *step = embedding.order[r][lane];
+        let block = local..local + BLOCK;
+        self.base[block.clone()].copy_from_slice(&embedding.base);
+        self.code[block.clone()].copy_from_slice(&embedding.code);
+        for (all, weights) in self.weights[..=d].iter_mut().zip(&embedding.weight) {
+            all[block.clone()].copy_from_slice(weights);
+        }
+        if d > EXACT_CODE {
+            for (lane, point) in block.enumerate().take(count) {
+                let steps = &mut self.steps[point * d..(point + 1) * d];
+                for (r, step) in steps.iter_mut().enumerate() {
+                    *step = embedding.order[r][lane];
+                }
             }
         }
     }
 
+    /// Which coordinate steps down from the corner of class `r` of a point's simplex.
     #[inline(always)]
-    fn of(&self, d: usize, point: u16) -> (Key<W>, &[u8]) {
+    fn step(&self, d: usize, point: u16, r: usize) -> usize {
         let point = usize::from(point);
-        (self.base[point], &self.steps[point * d..(point + 1) * d])
+        if d <= EXACT_CODE {
+            (self.code[point] >> (4 * (d - 1 - r))) as usize % EXACT_CODE
+        } else {
+            usize::from(self.steps[point * d + r])
+        }
+    }
+
+    /// Whether two points have the same steps, of which the codes are equal.
+    #[inline(always)]
+    fn has_equal_steps(&self, d: usize, a: usize, b: usize) -> bool {
+        d <= EXACT_CODE || self.steps[a * d..(a + 1) * d] == self.steps[b * d..(b + 1) * d]
     }
 
     /// Sorts the points of the tile into runs and returns how many there are.
@@ -441,51 +464,46 @@ impl<const W: usize> TileSimplices<W> {
                 if tile != self.tile {
                     let run = self.runs.len() as u16;
                     self.slots[slot] = (self.tile, run);
-                    self.runs.push(Run { point, length: 0, place: 0 });
+                    self.runs.push(Run { point, length: 0, place: 0, start: 0 });
                     break run;
                 }
                 let other = usize::from(self.runs[usize::from(run)].point);
                 let is_same = self.base[other] == base && self.code[other] == code;
-                if is_same && (d <= EXACT_CODE || self.of(d, point) == self.of(d, other as u16)) {
+                if is_same && self.has_equal_steps(d, usize::from(point), other) {
                     break run;
                 }
                 slot = (slot + 1) % SLOTS;
             };
-            self.runs[usize::from(run)].length += 1;
-            self.run[usize::from(point)] = run;
+            let length = &mut self.runs[usize::from(run)].length;
+            self.run[usize::from(point)] = (run, *length);
+            *length += 1;
         }
         // Runs of equal length follow each other: a loop over a run then ends where the processor
         // expects it to. The longest are few and share a bucket.
-        let mut first_of_length = [0u16; LENGTHS + 1];
+        let bucket = |run: &Run| usize::from(run.length).min(LENGTHS);
+        // For each bucket its first run and that run's first point.
+        let mut first = [(0u16, 0u16); LENGTHS + 1];
         for run in &self.runs {
-            first_of_length[usize::from(run.length).min(LENGTHS)] += 1;
+            let (runs, points) = &mut first[bucket(run)];
+            *runs += 1;
+            *points += run.length;
         }
-        let mut at = 0;
-        for first in &mut first_of_length {
-            at += std::mem::replace(first, at);
+        let mut at = (0, 0);
+        for first in &mut first {
+            let (runs, points) = std::mem::replace(first, at);
+            at = (at.0 + runs, at.1 + points);
         }
-        let mut lengths = [0u16; TILE];
         for run in &mut self.runs {
-            let next = &mut first_of_length[usize::from(run.length).min(LENGTHS)];
-            run.place = *next;
-            lengths[usize::from(*next)] = run.length;
-            *next += 1;
+            let next = &mut first[bucket(run)];
+            (run.place, run.start) = *next;
+            *next = (next.0 + 1, next.1 + run.length);
         }
-        // A counting sort brings the points into the order of the runs.
-        let mut next = [0u16; TILE];
-        let mut at = 0;
-        for (next, length) in next.iter_mut().zip(lengths) {
-            *next = at;
-            at += length;
-        }
-        for point in 0..points {
-            let run = self.runs[usize::from(self.run[point])];
-            let next = &mut next[usize::from(run.place)];
-            let at = usize::from(*next);
-            *next += 1;
+        for (point, &(run, before)) in self.run[..points].iter().enumerate() {
+            let at = usize::from(self.runs[usize::from(run)].start + before);
             order[at] = point as u16;
-            weights[at * n..(at + 1) * n]
-                .copy_from_slice(&self.weights[point * n..(point + 1) * n]);
+            for (to, from) in weights[at * n..(at + 1) * n].iter_mut().zip(&self.weights[..n]) {
+                *to = from[point];
+            }
         }
         self.runs.len()
     }

@@ -33,15 +33,6 @@ impl Pixels<'_> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-
-    #[inline(always)]
-    fn at(&self, i: usize) -> f32 {
-        match self {
-            Self::U8(x) => f32::from(x[i]),
-            Self::U16(x) => f32::from(x[i]),
-            Self::F32(x) => x[i],
-        }
-    }
 }
 
 /// The features of all points, produced block by block so that they never fill memory.
@@ -161,14 +152,11 @@ impl<'a> Features<'a> {
                     }
                 }
                 if let Some((pixels, sigmas)) = color {
-                    let step = sigmas.len();
-                    for (c, (sigma, lanes)) in sigmas.iter().zip(channels).enumerate() {
-                        for (lane, value) in lanes.iter_mut().enumerate().take(count) {
-                            *value = pixels.at((start + lane) * step + c);
-                        }
-                        for value in lanes {
-                            *value /= sigma;
-                        }
+                    let at = start * sigmas.len()..(start + count) * sigmas.len();
+                    match pixels {
+                        Pixels::U8(x) => fill_channels(&x[at], sigmas, channels, f32::from),
+                        Pixels::U16(x) => fill_channels(&x[at], sigmas, channels, f32::from),
+                        Pixels::F32(x) => fill_channels(&x[at], sigmas, channels, |x| x),
                     }
                 }
             }
@@ -177,6 +165,29 @@ impl<'a> Features<'a> {
             for lane in count..BLOCK {
                 lanes[lane] = lanes[count - 1];
             }
+        }
+    }
+}
+
+/// Writes the channels of at most `BLOCK` pixels, divided by their sigmas.
+#[inline(always)]
+fn fill_channels<T: Copy>(
+    pixels: &[T],
+    sigmas: &[f32],
+    channels: &mut [Lanes],
+    float: impl Fn(T) -> f32,
+) {
+    // Of a whole block in colour the sizes are known when compiling.
+    if let (Ok(pixels), [a, b, c]) = (<&[T; 3 * BLOCK]>::try_from(pixels), &mut *channels) {
+        for (channel, (lanes, sigma)) in [a, b, c].into_iter().zip(sigmas).enumerate() {
+            let values: [T; BLOCK] = std::array::from_fn(|lane| pixels[3 * lane + channel]);
+            *lanes = std::array::from_fn(|lane| float(values[lane]) / sigma);
+        }
+        return;
+    }
+    for (channel, (lanes, sigma)) in channels.iter_mut().zip(sigmas).enumerate() {
+        for (value, pixel) in lanes.iter_mut().zip(pixels.chunks_exact(sigmas.len())) {
+            *value = float(pixel[channel]) / sigma;
         }
     }
 }
@@ -197,8 +208,9 @@ fn keep(old: f32, new: f32, replace: bool) -> f32 {
 }
 
 fn min_max_int<T: Copy + Ord + Into<f32>>(values: &[T]) -> (f32, f32) {
-    match (values.iter().min(), values.iter().max()) {
-        (Some(&low), Some(&high)) => (low.into(), high.into()),
-        _ => (0.0, 0.0),
-    }
+    let Some(&first) = values.first() else { return (0.0, 0.0) };
+    // By value: of references the compiler makes no vectors.
+    let (low, high) =
+        values.iter().fold((first, first), |(low, high), &x| (low.min(x), high.max(x)));
+    (low.into(), high.into())
 }

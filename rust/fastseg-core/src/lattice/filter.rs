@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::runs::load;
 use super::{Band, CHAIN_END, Lattice, Runs, TILE, Tile};
 use crate::control::{Cancelled, Control};
 use crate::memory::{Buffer, Workspace};
-use crate::simd::{Kernel, Level, Simd, dispatch};
+use crate::simd::{Kernel, LINE, Level, Simd, dispatch, dispatch_rows};
 
 /// Chain entries that one task blurs.
 const ENTRIES_PER_TASK: usize = 1 << 12;
@@ -15,6 +16,8 @@ const ENTRIES_PER_TASK: usize = 1 << 12;
 const GHOSTS_PER_TASK: usize = 1 << 12;
 /// How many chain entries ahead rows are called into the cache: they lie anywhere in memory.
 const PREFETCH: usize = 12;
+/// Chain entries of single values that are blurred together.
+const SINGLES: usize = 256;
 /// Vectors of one row that are held in registers at a time.
 pub(crate) const VECTORS: usize = 4;
 
@@ -63,7 +66,7 @@ impl Rows {
 
 /// Floats in a padded row of `channels` values.
 pub(crate) fn padded(channels: usize) -> usize {
-    channels.next_multiple_of(Level::detect().lanes())
+    Level::detect().padded(channels)
 }
 
 /// A pointer that several threads write through, each to rows of its own.
@@ -232,7 +235,7 @@ impl Lattice {
             let axis = if direction == Direction::Forward { step } else { last - step };
             let scale = scale.filter(|_| step == last);
             chain_tasks(&self.chains[axis]).into_par_iter().for_each(|chains| {
-                dispatch(BlurChains { chains, data, stride, scale });
+                dispatch_rows(stride, BlurChains { chains, data, stride, scale });
             });
         }
         self.for_ghosts(|owner, ghost| {
@@ -368,6 +371,7 @@ impl Kernel for BlurChains<'_> {
             unsafe {
                 match (self.stride - first) / S::LANES {
                     1 => self.vectors::<S, 1>(first),
+                    _ if S::IS_ROW => unreachable!("a row is one vector"),
                     2 => self.vectors::<S, 2>(first),
                     3 => self.vectors::<S, 3>(first),
                     _ => self.vectors::<S, VECTORS>(first),
@@ -379,26 +383,33 @@ impl Kernel for BlurChains<'_> {
 }
 
 impl BlurChains<'_> {
+    /// Rows of one value: the old values are collected first, so that nothing waits for a chain.
     #[inline(always)]
     fn single(&self) {
         let scale = self.scale.map_or(1.0, |scale| scale[0]);
-        let mut chains = self.chains.iter();
-        while let Some(&first) = chains.next() {
-            let (mut row, mut before) = (first, 0.0);
-            // SAFETY: every owner row is in one chain of an axis, so in one task; rows of a
-            // lattice lie inside its `Rows`.
-            let at = |row: u32| unsafe { self.data.get().add((row & !CHAIN_END) as usize) };
-            // SAFETY: as above.
-            let mut here = unsafe { *at(row) };
-            loop {
-                let next = if row & CHAIN_END == 0 { chains.next() } else { None };
-                // SAFETY: as above.
-                let after = next.map_or(0.0, |&next| unsafe { *at(next) });
-                // SAFETY: as above.
-                unsafe { *at(row) = (here + 0.5 * (before + after)) * scale };
-                let Some(&next) = next else { break };
-                (row, before, here) = (next, here, after);
+        let at = |row: u32| self.data.get().wrapping_add((row & !CHAIN_END) as usize);
+        // All bits of a value, or none where the chain ends after `row`.
+        let beyond = |row: u32, value: f32| {
+            f32::from_bits(value.to_bits() & (row >> CHAIN_END.ilog2()).wrapping_sub(1))
+        };
+        let mut old = [0.0; SINGLES + 1];
+        let (mut before, mut last) = (0.0, CHAIN_END);
+        let mut rest = self.chains;
+        while !rest.is_empty() {
+            let (rows, after) = rest.split_at(SINGLES.min(rest.len()));
+            // SAFETY: every owner row is in one chain of an axis, so in one task; rows of a lattice
+            // lie inside its `Rows`.
+            unsafe {
+                for (old, &row) in old.iter_mut().zip(rest) {
+                    *old = *at(row);
+                }
+                for (&row, neighbours) in rows.iter().zip(old.windows(2)) {
+                    let sum = beyond(last, before) + beyond(row, neighbours[1]);
+                    (last, before) = (row, neighbours[0]);
+                    *at(row) = (before + 0.5 * sum) * scale;
+                }
             }
+            rest = after;
         }
     }
 
@@ -417,23 +428,19 @@ impl BlurChains<'_> {
             });
             let at =
                 |row: u32| self.data.get().add((row & !CHAIN_END) as usize * self.stride + first);
-            let load = |row: u32| -> [S::V; C] {
-                let p = at(row);
-                std::array::from_fn(|c| S::load(p.add(c * S::LANES)))
-            };
             let (mut before, mut here) = (zero, zero);
             let mut is_start = true;
             for (i, &row) in self.chains.iter().enumerate() {
                 if let Some(&ahead) = self.chains.get(i + PREFETCH) {
-                    for c in 0..C {
-                        S::prefetch(at(ahead).add(c * S::LANES));
+                    for float in (0..C * S::LANES).step_by(LINE) {
+                        S::prefetch(at(ahead).add(float));
                     }
                 }
                 if is_start {
-                    (before, here) = (zero, load(row));
+                    (before, here) = (zero, load::<S, C>(at(row)));
                 }
                 is_start = row & CHAIN_END != 0;
-                let after = if is_start { zero } else { load(self.chains[i + 1]) };
+                let after = if is_start { zero } else { load::<S, C>(at(self.chains[i + 1])) };
                 let p = at(row);
                 for c in 0..C {
                     let sum = S::mul_add(half, S::add(before[c], after[c]), here[c]);

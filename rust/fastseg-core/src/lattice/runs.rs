@@ -7,6 +7,10 @@
 use super::{Runs, VECTORS};
 use crate::simd::Simd;
 
+/// How many points ahead weights of single values are called into the cache: there are several
+/// streams of them, and little is done for each.
+const AHEAD: usize = 256;
+
 /// What the sums of a gather start from.
 #[derive(Clone, Copy)]
 pub(crate) enum Start<'a> {
@@ -32,19 +36,21 @@ impl Start<'_> {
         match self {
             // SAFETY: as the caller.
             Start::Block(block) => unsafe { load::<S, C>(block.add(p * stride + offset)) },
-            Start::Rows(rows, width) => std::array::from_fn(|c| {
-                let at = offset + c * S::LANES;
-                // SAFETY: the point's row has `width` floats, of which the vectors before the last
-                // are whole.
-                unsafe {
+            // SAFETY: as the caller; the point's row has `width` floats, of which the vectors before
+            // the last are whole.
+            Start::Rows(rows, width) => unsafe {
+                let mut vectors = [S::splat(f32::NEG_INFINITY); C];
+                for (c, v) in vectors.iter_mut().enumerate() {
+                    let at = offset + c * S::LANES;
                     let from = rows.as_ptr().add(p * width + at);
-                    if at + S::LANES <= width {
+                    *v = if at + S::LANES <= width {
                         S::load(from)
                     } else {
                         S::load_tail(from, width - at, f32::NEG_INFINITY)
-                    }
+                    };
                 }
-            }),
+                vectors
+            },
         }
     }
 }
@@ -102,6 +108,8 @@ impl Runs<'_> {
             // SAFETY: as the caller: corners are rows of the band.
             let values = corners.map(|corner| unsafe { *rows.get_unchecked(corner as usize) });
             for (&p, weights) in points.by_ref().take(usize::from(length)) {
+                // SAFETY: prefetching takes any address.
+                unsafe { S::prefetch(weights.as_ptr().wrapping_add(N * AHEAD)) };
                 // Two sums, so that the additions need not wait for each other.
                 let mut sums = [0.0; 2];
                 for i in 0..N {
@@ -227,6 +235,7 @@ impl Runs<'_> {
         unsafe {
             match vectors {
                 1 => job.vectors::<S, 1>(0, block, S::LANES),
+                _ if S::IS_ROW => unreachable!("a row is one vector"),
                 2 => job.vectors::<S, 2>(0, block, 2 * S::LANES),
                 3 => job.vectors::<S, 3>(0, block, 3 * S::LANES),
                 VECTORS => job.vectors::<S, VECTORS>(0, block, VECTORS * S::LANES),
@@ -251,7 +260,7 @@ impl Runs<'_> {
     /// # Safety
     /// As [`Self::gather`].
     #[inline(always)]
-    pub unsafe fn spread<S: Simd, const PACKED: bool>(
+    pub unsafe fn spread<S: Simd>(
         &self,
         n: usize,
         weights: &[f32],
@@ -263,24 +272,20 @@ impl Runs<'_> {
         // SAFETY: as the caller. Where the whole row is held in registers its stride is a constant.
         unsafe {
             match vectors {
-                1 => self.spread_n::<S, 1, PACKED>(n, weights, block, rows, S::LANES),
-                2 => self.spread_n::<S, 2, PACKED>(n, weights, block, rows, 2 * S::LANES),
-                3 => self.spread_n::<S, 3, PACKED>(n, weights, block, rows, 3 * S::LANES),
-                VECTORS => {
-                    self.spread_n::<S, VECTORS, PACKED>(n, weights, block, rows, VECTORS * S::LANES)
-                }
-                _ if PACKED => unreachable!("wider than the registers"),
+                1 => self.spread_n::<S, 1>(n, weights, block, rows, S::LANES),
+                _ if S::IS_ROW => unreachable!("a row is one vector"),
+                2 => self.spread_n::<S, 2>(n, weights, block, rows, 2 * S::LANES),
+                3 => self.spread_n::<S, 3>(n, weights, block, rows, 3 * S::LANES),
+                VECTORS => self.spread_n::<S, VECTORS>(n, weights, block, rows, VECTORS * S::LANES),
                 _ => {
                     for v in (0..vectors).step_by(VECTORS) {
                         let rows = &mut rows[v * S::LANES..];
                         let block = &block[v * S::LANES..];
                         match vectors - v {
-                            1 => self.spread_n::<S, 1, PACKED>(n, weights, block, rows, stride),
-                            2 => self.spread_n::<S, 2, PACKED>(n, weights, block, rows, stride),
-                            3 => self.spread_n::<S, 3, PACKED>(n, weights, block, rows, stride),
-                            _ => {
-                                self.spread_n::<S, VECTORS, PACKED>(n, weights, block, rows, stride)
-                            }
+                            1 => self.spread_n::<S, 1>(n, weights, block, rows, stride),
+                            2 => self.spread_n::<S, 2>(n, weights, block, rows, stride),
+                            3 => self.spread_n::<S, 3>(n, weights, block, rows, stride),
+                            _ => self.spread_n::<S, VECTORS>(n, weights, block, rows, stride),
                         }
                     }
                 }
@@ -291,7 +296,7 @@ impl Runs<'_> {
     /// # Safety
     /// As [`Self::gather`].
     #[inline(always)]
-    unsafe fn spread_n<S: Simd, const C: usize, const PACKED: bool>(
+    unsafe fn spread_n<S: Simd, const C: usize>(
         &self,
         n: usize,
         weights: &[f32],
@@ -302,27 +307,17 @@ impl Runs<'_> {
         // SAFETY: as the caller.
         unsafe {
             match n {
-                3 if S::SPECIALIZED => {
-                    self.spread_to::<S, C, 3, PACKED>(weights, block, rows, stride)
-                }
-                4 if S::SPECIALIZED => {
-                    self.spread_to::<S, C, 4, PACKED>(weights, block, rows, stride)
-                }
-                6 if S::SPECIALIZED => {
-                    self.spread_to::<S, C, 6, PACKED>(weights, block, rows, stride)
-                }
-                7 if S::SPECIALIZED => {
-                    self.spread_to::<S, C, 7, PACKED>(weights, block, rows, stride)
-                }
+                3 if S::SPECIALIZED => self.spread_to::<S, C, 3>(weights, block, rows, stride),
+                4 if S::SPECIALIZED => self.spread_to::<S, C, 4>(weights, block, rows, stride),
+                6 if S::SPECIALIZED => self.spread_to::<S, C, 6>(weights, block, rows, stride),
+                7 if S::SPECIALIZED => self.spread_to::<S, C, 7>(weights, block, rows, stride),
                 n => {
                     let mut weights = weights[self.first * n..].chunks_exact(n);
                     let mut order = self.order.iter();
-                    let mut at = Place::<PACKED>(0);
                     for (corners, &length) in self.corners.chunks_exact(n).zip(self.lengths) {
                         let points = order.by_ref().zip(weights.by_ref());
                         for (&p, weights) in points.take(usize::from(length)) {
-                            let from =
-                                load::<S, C>(block.as_ptr().add(at.of(usize::from(p)) * stride));
+                            let from = load::<S, C>(block.as_ptr().add(usize::from(p) * stride));
                             for (&corner, &weight) in corners.iter().zip(weights) {
                                 let to = rows.as_mut_ptr().add(corner as usize * stride);
                                 let mut row = load::<S, C>(to);
@@ -342,7 +337,7 @@ impl Runs<'_> {
     /// # Safety
     /// As [`Self::gather`].
     #[inline(always)]
-    unsafe fn spread_to<S: Simd, const C: usize, const N: usize, const PACKED: bool>(
+    unsafe fn spread_to<S: Simd, const C: usize, const N: usize>(
         &self,
         weights: &[f32],
         block: &[f32],
@@ -352,13 +347,12 @@ impl Runs<'_> {
         let (weights, _) = weights[self.first * N..].as_chunks::<N>();
         let (corners, _) = self.corners.as_chunks::<N>();
         let mut points = self.order.iter().zip(weights);
-        let mut at = Place::<PACKED>(0);
         for (here, &length) in corners.iter().zip(self.lengths) {
             // SAFETY: as the caller: corners are rows of the band, the order points of the tile.
             unsafe {
                 let mut sums = [[S::splat(0.0); C]; N];
                 for (&p, weights) in points.by_ref().take(usize::from(length)) {
-                    let from = load::<S, C>(block.as_ptr().add(at.of(usize::from(p)) * stride));
+                    let from = load::<S, C>(block.as_ptr().add(usize::from(p) * stride));
                     for i in 0..N {
                         let weight = S::splat(weights[i]);
                         for c in 0..C {
@@ -501,9 +495,15 @@ impl<const PACKED: bool> Gather<'_, PACKED> {
 /// # Safety
 /// `p` must be valid for `C` vectors and the instruction set of `S` available.
 #[inline(always)]
-unsafe fn load<S: Simd, const C: usize>(p: *const f32) -> [S::V; C] {
+pub(super) unsafe fn load<S: Simd, const C: usize>(p: *const f32) -> [S::V; C] {
     // SAFETY: as the caller.
-    std::array::from_fn(|c| unsafe { S::load(p.add(c * S::LANES)) })
+    unsafe {
+        let mut vectors = [S::splat(0.0); C];
+        for (c, v) in vectors.iter_mut().enumerate() {
+            *v = S::load(p.add(c * S::LANES));
+        }
+        vectors
+    }
 }
 
 /// # Safety

@@ -110,11 +110,15 @@ macro_rules! block {
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip] // a table
 mod x86 {
-    use super::super::x86::{Avx2, Avx512};
+    use super::super::x86::{Avx2, Avx512, Avx512Row};
     use super::{BLOCK, Block, Blocks};
     use std::arch::x86_64::*;
 
     impl Blocks for Avx512 {
+        type I32 = I32x512;
+        type F64 = F64x512;
+    }
+    impl Blocks for Avx512Row {
         type I32 = I32x512;
         type F64 = F64x512;
     }

@@ -158,7 +158,7 @@ proptest! {
     #[test]
     fn infers_like_the_plain_mean_field(
         seed: u64,
-        labels in select(&[1usize, 2, 3, 4, 7, 8, 9, 15, 16, 17, 21, 33, 65][..]),
+        labels in select(&[1usize, 2, 3, 4, 7, 8, 9, 15, 16, 17, 21, 24, 33, 65][..]),
         shape in select(&SHAPES[..]),
         dimensions in prop::collection::vec(1usize..6, 0..3),
         iterations in 0usize..4,
