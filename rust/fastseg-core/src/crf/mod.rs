@@ -6,6 +6,7 @@
 
 mod binary;
 mod cache;
+mod channels;
 mod kernel;
 mod unary;
 mod update;
@@ -213,12 +214,14 @@ impl<'a> Model<'a> {
     /// The messages that the probabilities `q` send, summed over kernels, as energies into `out`.
     pub fn messages(&self, q: &[f32], out: &mut [f32]) -> Result<(), Cancelled> {
         assert_eq!(out.len(), self.labels * self.tiling.points());
-        let mut scores = self.workspace.take::<f32>(out.len());
-        scores.fill(0.0);
+        if self.kernels.is_empty() {
+            out.fill(0.0);
+            return Ok(());
+        }
         let from = self.filtered(q)?;
         let out = Shared(out.as_mut_ptr());
-        let then = |_| Then::Messages(out);
-        self.pass(Source::Scores(&scores), &from, &mut AllRows::new(), then, None)?;
+        let then = |_| Then::Messages(out, -NATS);
+        self.pass(Source::Nothing, &from, &mut AllRows::new(), then, None)?;
         Ok(())
     }
 

@@ -7,7 +7,7 @@
 
 use super::unary::{NATS, log2};
 use crate::control::{Cancelled, Control};
-use crate::lattice::{Band, Lattice, Shared, Start, TILE, Tile, Tiling, VECTORS};
+use crate::lattice::{Band, Lattice, Shared, Start, TILE, Tile, Tiling, VECTORS, load, store};
 use crate::simd::{Kernel, LINE, Simd};
 
 /// Points that become probabilities together, so that their sums need not wait for each other.
@@ -48,8 +48,8 @@ pub(super) enum Then<'a> {
         /// Whether to measure the free energy of those kept last.
         measure: bool,
     },
-    /// The messages themselves, as energies, for the caller.
-    Messages(Shared<f32>),
+    /// The messages themselves times a factor, `labels × points`, row by row, for the caller.
+    Messages(Shared<f32>, f32),
 }
 
 /// How the caller gets the result.
@@ -68,6 +68,8 @@ pub(super) enum Output {
 /// Where the probabilities come from.
 #[derive(Clone, Copy)]
 pub(super) enum Source<'a> {
+    /// From the messages alone.
+    Nothing,
     /// From scores, labels innermost, in tile order, and the messages.
     Scores(&'a [f32]),
     /// Kept before: labels innermost, in tile order.
@@ -128,18 +130,25 @@ impl<'a> UpdateBand<'a> {
         // SAFETY: as the caller.
         unsafe {
             match self.source {
-                Source::Given(q) => self.load_given(q, tile, block),
+                Source::Given(q) => self.load_given::<S>(q, tile, block),
                 Source::Kept(q) => self.load_rows::<S>(q, 0.0, tile, block),
+                Source::Nothing => {
+                    self.gather::<S>(Start::Zero, index, block);
+                    if let Then::Messages(out, factor) = self.then {
+                        return self.store_messages::<S>(out, factor, tile, block);
+                    }
+                }
                 Source::Scores(scores) => {
                     if self.exchange::<S>(scores, index, tile, block, packed) {
                         return self.hand_over::<S>(tile, block);
                     }
+                    let start =
+                        Start::Rows(&scores[tile.points.start * self.labels..], self.labels);
                     let softmax = self.softmax();
                     let next = scores.as_ptr().wrapping_add(tile.points.end * self.labels);
                     for is_safe in [false, true] {
-                        self.gather::<S>(scores, index, tile, block);
-                        if let Then::Messages(out) = self.then {
-                            return self.store_messages(out, tile, block);
+                        if !self.gather::<S>(start, index, block) {
+                            self.load_rows::<S>(scores, f32::NEG_INFINITY, tile, block);
                         }
                         if let (false, Then::Update { keep: Some(last), measure: true, .. }) =
                             (is_safe, &self.then)
@@ -223,26 +232,24 @@ impl<'a> UpdateBand<'a> {
         Softmax { labels: self.labels, stride: self.stride }
     }
 
-    /// The scores of a tile plus the messages of all kernels.
+    /// `start` plus the messages of all kernels; it returns false, having done nothing, if there are
+    /// none.
     ///
     /// # Safety
     /// The instruction set of `S` must be available.
     #[inline(always)]
-    unsafe fn gather<S: Simd>(&self, scores: &[f32], index: usize, tile: &Tile, block: &mut [f32]) {
-        let rows = &scores[tile.points.start * self.labels..tile.points.end * self.labels];
+    unsafe fn gather<S: Simd>(&self, start: Start, index: usize, block: &mut [f32]) -> bool {
+        let mut start = start;
         // SAFETY: as the caller; the slices are of the lattice's own sizes.
         unsafe {
-            let mut start = Start::Rows(rows, self.labels);
             for kernel in self.kernels.iter().filter(|kernel| !kernel.from.is_empty()) {
                 let (n, stride) = (kernel.corners(), self.stride);
                 let runs = kernel.lattice.runs(index);
                 runs.gather::<S, false>(n, kernel.slice, kernel.from, start, block, stride);
                 start = Start::Block(block.as_ptr());
             }
-            if let Start::Rows(..) = start {
-                self.load_rows::<S>(scores, f32::NEG_INFINITY, tile, block);
-            }
         }
+        matches!(start, Start::Block(_))
     }
 
     /// Rows with the labels innermost, padded with `fill`.
@@ -270,28 +277,43 @@ impl<'a> UpdateBand<'a> {
         }
     }
 
-    fn load_given(&self, q: &[f32], tile: &Tile, block: &mut [f32]) {
+    /// Rows of what is given row by row, the padding zero.
+    ///
+    /// # Safety
+    /// The instruction set of `S` must be available.
+    #[inline(always)]
+    unsafe fn load_given<S: Simd>(&self, q: &[f32], tile: &Tile, block: &mut [f32]) {
+        let points = self.tiling.points();
+        block.fill(0.0);
         for segment in self.tiling.segments(tile) {
-            for label in 0..self.labels {
-                let from = &q[label * self.tiling.points() + segment.memory..][..segment.len];
-                for (p, &q) in from.iter().enumerate() {
-                    block[(segment.local + p) * self.stride + label] = q;
-                }
-            }
+            let from = q[segment.memory..].as_ptr();
+            let to = block[segment.local * self.stride..].as_mut_ptr();
+            // SAFETY: as the caller; `q` holds `labels × points` floats, the block a row for each point.
+            unsafe { S::transpose(from, points, to, self.stride, self.labels, segment.len) };
         }
     }
 
     /// # Safety
-    /// `out` must be valid for `labels × points` floats that no other band writes.
-    unsafe fn store_messages(&self, out: Shared<f32>, tile: &Tile, block: &[f32]) {
+    /// The instruction set of `S` must be available, and `out` valid for `labels × points` floats, of
+    /// which no other band writes those of this one's points.
+    #[inline(always)]
+    unsafe fn store_messages<S: Simd>(
+        &self,
+        out: Shared<f32>,
+        factor: f32,
+        tile: &Tile,
+        block: &mut [f32],
+    ) {
+        for sum in &mut *block {
+            *sum *= factor;
+        }
+        let points = self.tiling.points();
         for segment in self.tiling.segments(tile) {
-            for label in 0..self.labels {
-                let to = label * self.tiling.points() + segment.memory;
-                for p in 0..segment.len {
-                    let message = -NATS * block[(segment.local + p) * self.stride + label];
-                    // SAFETY: in range by the caller's word.
-                    unsafe { *out.get().add(to + p) = message };
-                }
+            let from = block[segment.local * self.stride..].as_ptr();
+            // SAFETY: as the caller; every point is in one segment.
+            unsafe {
+                let to = out.get().add(segment.memory);
+                S::transpose(from, self.stride, to, points, segment.len, self.labels);
             }
         }
     }
@@ -477,22 +499,26 @@ impl Softmax {
             let mut powers = [[S::splat(0.0); C]; R];
             let mut totals = [S::splat(0.0); R];
             for r in 0..R {
-                for c in 0..C {
-                    powers[r][c] = S::exp2(S::load(from[r].add(c * S::LANES)));
+                let mut row = load::<S, C>(from[r]);
+                for power in &mut row {
+                    *power = S::exp2(*power);
                 }
-                totals[r] = powers[r][0];
-                for c in 1..C {
-                    totals[r] = S::add(totals[r], powers[r][c]);
+                totals[r] = row[0];
+                for power in &row[1..] {
+                    totals[r] = S::add(totals[r], *power);
                 }
+                powers[r] = row;
             }
             let sums = S::sums(totals);
             let mut in_range = true;
             for r in 0..R {
                 in_range &= is_in_range(sums[r]);
                 let inverse = S::splat(1.0 / sums[r]);
-                for c in 0..C {
-                    S::store(to[r].add(c * S::LANES), S::mul(powers[r][c], inverse));
+                let mut row = powers[r];
+                for q in &mut row {
+                    *q = S::mul(*q, inverse);
                 }
+                store::<S, C>(to[r], row);
             }
             in_range
         }

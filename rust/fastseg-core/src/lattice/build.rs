@@ -104,10 +104,11 @@ impl<const W: usize> BandVertices<W> {
         corners: &mut [u32],
     ) {
         let mut key = base;
-        corners[0] = self.number(0, key);
-        for r in 1..corners.len() {
-            key = sub(key, layout.unit[step(r - 1)]);
-            corners[r] = self.number(r, key);
+        for (r, corner) in corners.iter_mut().enumerate() {
+            if r > 0 {
+                key = sub(key, layout.unit[step(r - 1)]);
+            }
+            *corner = self.number(r, key);
         }
     }
 }

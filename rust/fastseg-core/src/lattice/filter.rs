@@ -95,11 +95,8 @@ pub enum Direction {
 }
 
 impl Lattice {
-    /// Filters `values` (`channels × points`, row by row) into `out`: slice ∘ blur ∘ splat, times α.
-    ///
-    /// # Panics
-    /// When a slice does not hold `channels × points` floats.
-    pub fn filter(
+    /// Filters one value of each point: slice ∘ blur ∘ splat, times α.
+    pub(crate) fn filter_channel(
         &self,
         values: &[f32],
         out: &mut [f32],
@@ -107,31 +104,26 @@ impl Lattice {
         workspace: &Arc<Workspace>,
         control: &Control,
     ) -> Result<(), Cancelled> {
-        assert!(values.len() == out.len() && values.len().is_multiple_of(self.points().max(1)));
         let mut rows = Rows::single(self, workspace);
         let alpha = self.alpha();
-        let channels = values.chunks_exact(self.points()).zip(out.chunks_exact_mut(self.points()));
-        for (values, out) in channels {
-            let load = |tile: &Tile, block: &mut [f32]| {
-                for segment in self.tiling().segments(tile) {
-                    block[segment.local..][..segment.len]
-                        .copy_from_slice(&values[segment.memory..][..segment.len]);
+        let load = |tile: &Tile, block: &mut [f32]| {
+            for segment in self.tiling().segments(tile) {
+                block[segment.local..][..segment.len]
+                    .copy_from_slice(&values[segment.memory..][..segment.len]);
+            }
+        };
+        self.splat_channel(load, &mut rows, control)?;
+        self.blur(&mut rows, direction, None, control)?;
+        let out = Shared(out.as_mut_ptr());
+        let store = |tile: &Tile, block: &[f32]| {
+            for segment in self.tiling().segments(tile) {
+                for (i, x) in block[segment.local..][..segment.len].iter().enumerate() {
+                    // SAFETY: every point is in one segment of one tile.
+                    unsafe { *out.get().add(segment.memory + i) = alpha * x };
                 }
-            };
-            self.splat_channel(load, &mut rows, control)?;
-            self.blur(&mut rows, direction, None, control)?;
-            let out = Shared(out.as_mut_ptr());
-            let store = |tile: &Tile, block: &[f32]| {
-                for segment in self.tiling().segments(tile) {
-                    for (i, x) in block[segment.local..][..segment.len].iter().enumerate() {
-                        // SAFETY: every point is in one segment of one tile.
-                        unsafe { *out.get().add(segment.memory + i) = alpha * x };
-                    }
-                }
-            };
-            self.slice_channel(&rows, store, control)?;
-        }
-        Ok(())
+            }
+        };
+        self.slice_channel(&rows, store, control)
     }
 
     /// Slices the blurred `rows` and multiplies the weights of each point by a function of the

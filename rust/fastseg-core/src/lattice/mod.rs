@@ -30,7 +30,7 @@ pub use features::{Features, Pixels};
 pub use filter::{Direction, Rows};
 pub(crate) use filter::{Shared, VECTORS, padded};
 pub use keys::LARGEST_COORDINATE;
-pub(crate) use runs::Start;
+pub(crate) use runs::{Start, load, store};
 pub(crate) use tiling::{Segment, TILE, Tile, Tiling};
 
 use std::fmt;

@@ -14,6 +14,8 @@ const AHEAD: usize = 256;
 /// What the sums of a gather start from.
 #[derive(Clone, Copy)]
 pub(crate) enum Start<'a> {
+    /// Nothing.
+    Zero,
     /// The padded rows of a block.
     Block(*const f32),
     /// The rows of an unpadded array, this many floats each; padding becomes −∞.
@@ -34,6 +36,8 @@ impl Start<'_> {
         stride: usize,
     ) -> [S::V; C] {
         match self {
+            // SAFETY: as the caller.
+            Start::Zero => [unsafe { S::splat(0.0) }; C],
             // SAFETY: as the caller.
             Start::Block(block) => unsafe { load::<S, C>(block.add(p * stride + offset)) },
             // SAFETY: as the caller; the point's row has `width` floats, of which the vectors before
@@ -492,10 +496,12 @@ impl<const PACKED: bool> Gather<'_, PACKED> {
     }
 }
 
+/// `C` vectors from `p`.
+///
 /// # Safety
 /// `p` must be valid for `C` vectors and the instruction set of `S` available.
 #[inline(always)]
-pub(super) unsafe fn load<S: Simd, const C: usize>(p: *const f32) -> [S::V; C] {
+pub(crate) unsafe fn load<S: Simd, const C: usize>(p: *const f32) -> [S::V; C] {
     // SAFETY: as the caller.
     unsafe {
         let mut vectors = [S::splat(0.0); C];
@@ -506,12 +512,14 @@ pub(super) unsafe fn load<S: Simd, const C: usize>(p: *const f32) -> [S::V; C] {
     }
 }
 
+/// `C` vectors to `p`.
+///
 /// # Safety
 /// As [`load`].
 #[inline(always)]
-unsafe fn store<S: Simd, const C: usize>(p: *mut f32, vectors: [S::V; C]) {
-    for (c, v) in vectors.into_iter().enumerate() {
+pub(crate) unsafe fn store<S: Simd, const C: usize>(p: *mut f32, vectors: [S::V; C]) {
+    for (c, v) in vectors.iter().enumerate() {
         // SAFETY: as the caller.
-        unsafe { S::store(p.add(c * S::LANES), v) };
+        unsafe { S::store(p.add(c * S::LANES), *v) };
     }
 }
