@@ -199,9 +199,10 @@ B0 and B2 at 512×512 and 1024×2048, for six chips. [Kernels](kernels.md) says 
 - **Tensor cores**: instructions for them (`mma`, `wgmma`, `tcgen05.mma`, `mfma`); "no product"
   where the kernel has no matrix product for them. NVIDIA's have none in full float32.
 - **Traffic**, of kernels that memory's bandwidth bounds: bytes moved by the fewest possible, that
-  is, every tensor argument once. Counted in Triton's interpreter for the first stage of B2 at
-  1024×2048: programs run 16 at a time, what such a wave touches moves once, in sectors of 32 bytes,
-  and nothing stays in a cache between waves. At most 1.15× is allowed.
+  is, every tensor argument once. Counted in Triton's interpreter where a launch is largest, mostly
+  in the first stage of B2 at 1024×2048: programs run 16 at a time, what such a wave touches moves
+  once, in sectors of 32 bytes, and nothing stays in a cache between waves. At most 1.15× is
+  allowed.
 
 Where numbers differ between chips they are those of {chips}.
 Kernels that are compiled several times because sizes are aligned differently state the worst.

@@ -140,6 +140,9 @@ def _products(name: str, args: Any) -> float:
     if name == "fastseg::mix_ffn":
         tokens, hidden = args[0], args[1].shape[0]
         return 4.0 * tokens.numel() * hidden
+    if name == "fastseg::sequence_reduction":
+        tokens, outputs = args[0], args[1].shape[0]
+        return 2.0 * tokens.numel() * outputs
     return 0
 
 

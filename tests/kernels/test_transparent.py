@@ -32,7 +32,8 @@ def test_every_operation_with_kernels_is_traced(traced, repository: Path) -> Non
 def test_graphs_hold_the_kernels(traced) -> None:
     for name, found in traced.items():
         assert all(count >= 1 for count in found["forward"]), name
-        if found["differentiable"]:
+        # The gradient of the reduction is PyTorch's: matrix products and a LayerNorm.
+        if found["differentiable"] and name != "sequence_reduction":
             both = zip(found["forward"], found["backward"], strict=True)
             # The gradient of the cross entropy is computed along with it.
             assert all(forward + backward >= 2 for forward, backward in both), name
