@@ -56,11 +56,12 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def build_settings(repository: Path) -> dict[str, str]:
-    """A target folder of the test's own, and a quicker link: what is tested is the packaging."""
+    """A target folder of the test's own, and a quicker build: what is tested is the packaging."""
     return {
         "CARGO_TARGET_DIR": str(repository / "target" / "packaging"),
         "CARGO_PROFILE_RELEASE_LTO": "off",
         "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16",
+        "CARGO_PROFILE_RELEASE_OPT_LEVEL": "1",
     }
 
 
