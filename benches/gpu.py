@@ -199,7 +199,7 @@ def measure(contest: Contest, clock: Callable[[Call], float]) -> Row:
                 skipped[name] = f"{type(error).__name__}: {error}".splitlines()[0]
                 continue
             difference = _difference(ours, theirs)
-            if difference > AGREEMENT:
+            if not difference <= AGREEMENT:  # NaN does not agree either
                 skipped[name] = f"disagrees by {difference:.2g}"
                 continue
             times[name] = clock(call)

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,7 @@ times are longer; what the page is good for is to see where the bytes are.
 - Views are free, launches take no time, and no cache keeps anything from one operator to the next.
   Operators and copies are those that PyTorch dispatches for tensors on a CPU.
 - {cards}.
+- Counted with {versions}.
 
 """
 
@@ -243,11 +245,16 @@ def page() -> str:
         f"{card.name}: {card.bandwidth / 1e12:.3g} TB/s, {card.tensor / 1e12:.3g} Tflop/s"
         for card in CARDS
     )
-    text = PREFACE.format(cards=cards)
+    text = PREFACE.format(cards=cards, versions=versions())
     for size, height, width, classes in SIZES:
         found = {path: count(path, size, height, width, classes) for path in PATHS}
         text += f"## {size.upper()}, {height}×{width}, {classes} classes\n\n{_table(found)}\n"
     return text.rstrip() + "\n"
+
+
+def versions() -> str:
+    """The libraries whose operators are counted."""
+    return ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
 
 
 def _table(found: dict[str, dict[str, list[Work]]]) -> str:

@@ -6,8 +6,6 @@ import json
 import pytest
 import torch
 
-from fastseg import ops
-
 
 @pytest.fixture
 def gpu(repository, monkeypatch: pytest.MonkeyPatch):
@@ -53,12 +51,21 @@ def test_who_disagrees_or_fails_is_not_timed(gpu) -> None:
     def fails():
         raise ValueError("no | kernel")
 
-    calls = {"fastseg": lambda: torch.ones(3), "other": lambda: torch.zeros(3), "broken": fails}
+    calls = {
+        "fastseg": lambda: torch.ones(3),
+        "other": lambda: torch.zeros(3),
+        "empty": lambda: torch.full((3,), torch.nan),
+        "broken": fails,
+    }
     row = gpu.measure(gpu.Contest("contest", calls), lambda call: 2.0)
     assert row.milliseconds == {"fastseg": 2.0}
     assert "disagrees" in row.skipped["other"]
+    assert "disagrees" in row.skipped["empty"]
     text = gpu.table([row], "GPU")
-    assert "| contest | 2.000 ms | disagrees by 1e+06 | ValueError: no / kernel |" in text
+    assert (
+        "| contest | 2.000 ms | disagrees by 1e+06 | disagrees by nan | ValueError: no / kernel |"
+        in text
+    )
 
 
 def test_measured_launches_ship(gpu, monkeypatch, tmp_path) -> None:
@@ -74,5 +81,3 @@ def test_without_a_gpu_nothing_is_measured(gpu, capsys, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu.main([]) == 1
     assert "no GPU" in capsys.readouterr().out
-    with ops.use_backend("torch"):
-        assert not list(gpu.operation_contests([], "cpu", torch.float32))
