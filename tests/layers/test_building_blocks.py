@@ -282,3 +282,20 @@ def test_who_watches_a_layer_of_a_block_sees_it(child: int) -> None:
     block[child].register_forward_hook(lambda layer, inputs, output: seen.append(output))
     assert torch.allclose(_without_gradients(block, image), expected, atol=1e-5)
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("child", "other"),
+    [
+        (0, nn.Conv2d(16, 24, 3, padding=1)),
+        (1, nn.SyncBatchNorm(24)),
+        (1, nn.Identity()),
+        (2, nn.GELU()),
+    ],
+)
+def test_a_layer_of_a_block_may_be_exchanged(child: int, other: nn.Module) -> None:
+    block = _settled_block(16, 24)
+    block[child] = other.eval()
+    maps = [torch.randn(1, channels, 20, 20) for channels in (14, 2)]
+    expected = block[2](block[1](block[0](torch.cat(maps, dim=1))))
+    assert torch.allclose(_without_gradients(block, maps), expected, atol=1e-5)

@@ -106,16 +106,23 @@ class ConvNormAct(nn.Sequential):
         """Computes (B, out_channels, H, W) from (B, in_channels, H, W), or from a stack of maps."""
         maps = [input] if isinstance(input, Tensor) else list(input)
         if not (
-            self.norm.is_settled
+            self._is_as_built()
+            and self.norm.is_settled
             and self.conv.saves_products(maps)
             and not any(map(_is_watched, self))
         ):
-            out: Tensor = super().forward(input)  # type: ignore[no-untyped-call]
+            stacked = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
+            out: Tensor = super().forward(stacked)  # type: ignore[no-untyped-call]
             return out
         out = self.conv.scaled(maps, *self.norm.scale_and_shift(), relu=True)
         for layer in list(self)[3:]:
             out = layer(out)
         return out
+
+    def _is_as_built(self) -> bool:
+        """Whether nobody exchanged a layer, as `SyncBatchNorm.convert_sync_batchnorm` does."""
+        kinds = [type(layer) for layer in self][:3]
+        return kinds == [Conv2d, FreshBatchNorm2d, nn.ReLU]
 
     @property
     def conv(self) -> Conv2d:
