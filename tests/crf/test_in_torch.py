@@ -195,6 +195,14 @@ def test_labels(num_labels, dtype, place):
     np.testing.assert_array_equal(mask.cpu(), refine(probs[0], image, return_="labels"))
 
 
+def test_a_point_whose_sum_has_no_inverse_is_undecided(place):
+    probs, image = made_up_probs(2, SHAPE), made_up_image(SHAPE)
+    probs[:, 0, 0] = [1e-40, 3e-40]
+    with place.alone():
+        actual = refine(place.tensor(probs), place.tensor(image))
+    np.testing.assert_allclose(actual.cpu().numpy(), refine(probs, image), atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["numpy", "chw", "uint16", "float64", "bfloat16", "requires grad"])
 def test_kinds_of_images(kind, place):
     probs, image = made_up_probs(3, SHAPE), made_up_image(SHAPE)

@@ -130,7 +130,8 @@ def scores_of_probs(rows: Tensor, clip: float) -> Tensor:
     """
     _require(((rows >= 0) & (rows <= _LARGEST_PROBABILITY)).all())
     sums = rows.sum(0)
-    share = rows * torch.where(sums > 0, 1 / sums, 0.0)
+    # The inverse of a smaller sum is infinite: such a point is undecided, as one of sum 0.
+    share = rows * torch.where(sums >= _LEAST_PROBABILITY, 1 / sums, 0.0)
     return share.clamp(min=max(clip, _LEAST_PROBABILITY)).log().T.contiguous()
 
 
