@@ -202,12 +202,12 @@ def layer_norm_residual_backward(
         without a factor and with the same dtype.
     """
     d_total, d_normed = d_total.contiguous(), d_normed.contiguous()
-    rows, width = total.numel() // total.shape[-1], total.shape[-1]
     shared = factor is None and x_dtype == branch_dtype
     d_x = total.new_empty(total.shape, dtype=x_dtype)
     d_branch = total.new_empty((0,) if shared else total.shape, dtype=branch_dtype)
-    if rows == 0:
+    if total.numel() == 0:
         return d_x, d_branch, torch.zeros_like(weight), torch.zeros_like(weight)
+    rows, width = total.numel() // total.shape[-1], total.shape[-1]
     how = _launch(width, 2048)
     programs = min(PROGRAMS, triton.cdiv(rows, how.blocks["BLOCK_R"]))
     parts = [total.new_empty((programs, width), dtype=torch.float32) for _ in range(2)]

@@ -15,6 +15,7 @@ from torch.library import wrap_triton
 
 from fastseg.kernels.launching import Launch, choose
 from fastseg.kernels.precision import input_precision
+from fastseg.kernels.tokens import rows_of_channels
 
 LOG2_E = 1.4426950408889634
 LN_2 = tl.constexpr(0.6931471805599453)
@@ -254,7 +255,7 @@ def sequence_reduced_attention(
     Returns:
         (B, N, C), and (B, N, num_heads) float32: the logarithms of the sums of exponentials.
     """
-    query, key, value = (_rows(x) for x in (query, key, value))
+    query, key, value = (rows_of_channels(x) for x in (query, key, value))
     batch, queries, channels = query.shape
     keys, width = key.shape[1], channels // num_heads
     out = query.new_empty(query.shape)
@@ -303,7 +304,7 @@ def sequence_reduced_attention_backward(
     Returns:
         The gradients of query, key and value, contiguous.
     """
-    grad, query, key, value = (_rows(x) for x in (grad, query, key, value))
+    grad, query, key, value = (rows_of_channels(x) for x in (grad, query, key, value))
     batch, queries, channels = query.shape
     keys, heads = key.shape[1], lse.shape[2]
     width = channels // heads
@@ -359,11 +360,6 @@ def sequence_reduced_attention_backward(
     launch_key_value(choose(f"{name}_key_value", place, candidates, launch_key_value, query))
     d_key, d_value = (part.sum(dim=0).to(key.dtype) for part in parts)
     return d_query, d_key, d_value
-
-
-def _rows(tokens: Tensor) -> Tensor:
-    """Tokens whose channels lie side by side: a view of a fused projection stays one."""
-    return tokens if tokens.stride(2) == 1 else tokens.contiguous()
 
 
 def _strides(*tokens: Tensor) -> list[int]:

@@ -15,6 +15,7 @@ from torch.library import wrap_triton
 
 from fastseg.kernels.launching import Launch, choose
 from fastseg.kernels.precision import input_precision
+from fastseg.kernels.tokens import rows_of_channels, steps
 
 
 @triton.jit(do_not_specialize=["outputs"])
@@ -90,7 +91,8 @@ def sequence_reduction(
     Returns:
         (B, ⌊H/s⌋, ⌊W/s⌋, D).
     """
-    tokens = tokens if tokens.stride(3) == 1 else tokens.contiguous()
+    tokens = rows_of_channels(tokens)
+    bias, norm_weight, norm_bias = (x.contiguous() for x in (bias, norm_weight, norm_bias))
     batch, height, width, channels = tokens.shape
     outputs, side = weight.shape[0], weight.shape[2]
     rows, columns = height // side, width // side
@@ -107,7 +109,7 @@ def sequence_reduction(
             norm_weight,
             norm_bias,
             out,
-            *tokens.stride()[:3],
+            *steps(tokens),
             batch * rows * columns,
             rows,
             columns,

@@ -4,11 +4,12 @@ from torch import Tensor
 
 
 def rows_of_channels(tokens: Tensor) -> Tensor:
-    """(B, H, W, C) tokens with a channel stride of one: the same where they have it, else a copy.
+    """(B, …, C) tokens with a channel stride of one: the same where they have it, else a copy.
 
-    A thread reads 16 bytes of neighbouring channels at once, which needs nothing else.
+    A thread reads 16 bytes of neighbouring channels at once, which needs nothing else; a view of a
+    fused projection stays one.
     """
-    return tokens if tokens.stride(3) == 1 else tokens.contiguous()
+    return tokens if tokens.stride(-1) == 1 else tokens.contiguous()
 
 
 def steps(tokens: Tensor) -> tuple[int, int, int]:

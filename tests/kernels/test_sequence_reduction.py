@@ -98,6 +98,16 @@ def test_tokens_and_weights_that_are_not_contiguous() -> None:
             torch.testing.assert_close(got[name], value)
 
 
+def test_vectors_that_are_not_contiguous() -> None:
+    given = arguments(1, 4, 6, 3, 5, 2)
+    apart = dict(given)
+    for name in ("bias", "norm_weight", "norm_bias"):
+        apart[name] = torch.stack([given[name].detach()] * 2, dim=1)[:, 0].requires_grad_()
+    expected, got = run("triton", given), run("triton", apart)
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value)
+
+
 @pytest.mark.filterwarnings("ignore:invalid value encountered")  # NumPy's, in the interpreter
 def test_values_that_are_no_numbers_stay_in_their_square() -> None:
     given = {name: x.detach() for name, x in arguments(1, 4, 6, 3, 5, 2).items()}

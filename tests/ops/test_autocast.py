@@ -5,6 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastseg import ops
+from fastseg.errors import DtypeError
 
 
 @pytest.fixture
@@ -37,6 +38,14 @@ def test_operations_compute_in_the_dtype_of_autocast(autocast) -> None:
         # The residual stream stays as it is; sums are not on autocast's list.
         assert ops.mix_ffn(tokens, *hidden, tokens).dtype == torch.float32
         assert ops.upsample_sum([tokens, small], some(8)).dtype == torch.float32
+
+
+def test_double_precision_stays_as_pytorch_has_it(autocast) -> None:
+    with FakeTensorMode(), torch.no_grad(), ops.use_backend("torch"):
+        query = torch.empty(1, 4, 8, device="cuda", dtype=torch.float64)
+        assert ops.sequence_reduced_attention(*[query] * 3, num_heads=1).dtype == torch.float64
+        with pytest.raises(DtypeError):
+            ops.sequence_reduced_attention(*[query.long()] * 3, num_heads=1)
 
 
 def test_losses_are_computed_in_float32(autocast) -> None:

@@ -5,7 +5,7 @@ import torch
 
 import fastseg
 from fastseg import _rust, ops
-from fastseg.errors import DtypeError, LabelError, ShapeError
+from fastseg.errors import DtypeError, LabelError, ParameterError, ShapeError
 from fastseg.ops._engine import flat
 
 
@@ -172,6 +172,39 @@ def zeros(*shape):
             lambda: ops.upsample_sum([zeros(1, 2, 2, 3), zeros(2, 2, 2, 3)], zeros(3)),
             ShapeError,
             "with one B",
+        ),
+        (
+            lambda: ops.upsample_sum([zeros(1, 2, 2, 3)], zeros(3, 1)),
+            ShapeError,
+            r"and \(D,\)",
+        ),
+        (
+            lambda: ops.conv3x3([zeros(1, 4, 4, 0)], zeros(2, 0, 3, 3), zeros(2), zeros(2)),
+            ShapeError,
+            r"\(K, 0, 3, 3\)",
+        ),
+        (
+            lambda: ops.conv3x3(
+                [zeros(1, 4, 4, 1)], zeros(2, 1, 3, 3).double(), zeros(2), zeros(2)
+            ),
+            DtypeError,
+            "as the maps",
+        ),
+        (
+            lambda: ops.conv3x3(
+                *([zeros(1, 4, 4, 1)], zeros(2, 1, 3, 3), zeros(2), zeros(2)),
+                rate=2**62,
+                padding=2**62,
+            ),
+            ParameterError,
+            "rate, padding",
+        ),
+        (
+            lambda: ops.folded_decoder(
+                [zeros(1, 2, 2, 3)], [zeros(4, 3)], zeros(4, 1), zeros(2, 4), zeros(2)
+            ),
+            ShapeError,
+            r"bias: expected \(D,\)",
         ),
         (
             lambda: ops.folded_decoder(

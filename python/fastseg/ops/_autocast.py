@@ -14,9 +14,14 @@ def lowered(tensor: Tensor) -> Tensor:
 
 
 def lower_dtype(tensor: Tensor) -> torch.dtype | None:
-    """Autocast's dtype where autocast is on for the GPU that a tensor is on, or None."""
+    """Autocast's dtype where autocast is on for the GPU that a tensor is on, or None.
+
+    As PyTorch has it, float64 and integers stay what they are.
+    """
     device = tensor.device.type
     if device == "cpu" or not torch.amp.is_autocast_available(device):
+        return None
+    if not tensor.is_floating_point() or tensor.dtype == torch.float64:
         return None
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 

@@ -1,8 +1,10 @@
 """One operator of one name for all backends, transparent to compilers where it runs Triton."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.library import custom_op, infer_schema, triton_op
 
@@ -44,13 +46,21 @@ def operation(
         def run(*arguments: Any) -> Any:
             *inputs, backend = arguments
             limits = problem(*inputs) if problem is not None else None
-            if runs_triton(name, backend, backends, _tensors(inputs), limits):
-                return backends["triton"](*inputs)
+            tensors = _tensors(inputs)
+            if runs_triton(name, backend, backends, tensors, limits):
+                with _current(tensors[0].device):
+                    return backends["triton"](*inputs)
             return opaque(*arguments)
 
         return triton_op(f"fastseg::{name}", run, mutates_args=(), schema=schema)
 
     return register
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a GPU the current one, where there are several: Triton launches there."""
+    several = device.type == "cuda" and torch.cuda.device_count() > 1
+    return torch.cuda.device(device) if several else nullcontext()
 
 
 def _tensors(inputs: list[Any]) -> list[Tensor]:

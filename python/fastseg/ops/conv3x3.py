@@ -13,6 +13,9 @@ from fastseg.ops._backends import chosen_backend, is_decomposed
 from fastseg.ops._engine import engine, flat, flats
 from fastseg.ops._operation import operation
 
+# Rates and paddings from which on places of taps would not fit their numbers.
+_FARTHEST = 1 << 31
+
 
 def conv3x3(
     maps: Sequence[Tensor],
@@ -32,7 +35,7 @@ def conv3x3(
 
     Args:
         maps: (B, H, W, C) float each, of one dtype, each with its own C.
-        weight: (K, all C, 3, 3) of that dtype.
+        weight: (K, all C, 3, 3) of that dtype; there is at least one channel.
         scale: (K) of that dtype.
         shift: (K) of that dtype.
         rate: pixels between taps, from 1 on.
@@ -44,7 +47,7 @@ def conv3x3(
 
     Raises:
         ShapeError: the shapes disagree, or the picture is smaller than the taps.
-        DtypeError: the maps are not floating point, or of several dtypes.
+        DtypeError: the maps are not floating point, or the tensors are of several dtypes.
         ParameterError: `rate` or `padding` is out of range.
         BackendError: a backend that was asked for by name cannot run.
 
@@ -64,19 +67,25 @@ def conv3x3(
     """
     _check_maps(maps)
     channels = sum(x.shape[3] for x in maps)
-    if weight.ndim != 4 or weight.shape[1:] != (channels, 3, 3):
+    if channels < 1 or weight.ndim != 4 or weight.shape[1:] != (channels, 3, 3):
         raise ShapeError(
-            f"weight: expected (K, {channels}, 3, 3) for maps {[tuple(x.shape) for x in maps]}, "
-            f"got {tuple(weight.shape)}"
+            f"maps, weight: expected at least one channel, and (K, {channels}, 3, 3) for maps "
+            f"{[tuple(x.shape) for x in maps]}, got {tuple(weight.shape)}"
         )
     if scale.shape != weight.shape[:1] or shift.shape != weight.shape[:1]:
         raise ShapeError(
             f"scale, shift: expected ({weight.shape[0]},) each, got {tuple(scale.shape)} and "
             f"{tuple(shift.shape)}"
         )
-    if rate < 1 or padding < 0:
+    if any(x.dtype != maps[0].dtype for x in (weight, scale, shift)):
+        raise DtypeError(
+            f"weight, scale, shift: expected {maps[0].dtype} as the maps, got {weight.dtype}, "
+            f"{scale.dtype} and {shift.dtype}"
+        )
+    if not (1 <= rate < _FARTHEST and 0 <= padding < _FARTHEST):
         raise ParameterError(
-            f"rate, padding: expected at least 1 and at least 0, got {rate} and {padding}"
+            f"rate, padding: expected from 1 and from 0 on, to {_FARTHEST - 1}, got {rate} and "
+            f"{padding}"
         )
     if min(maps[0].shape[1:3]) + 2 * (padding - rate) < 1:
         raise ShapeError(

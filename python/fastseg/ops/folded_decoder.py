@@ -63,7 +63,9 @@ def folded_decoder(
     """
     features, weights = list(features), list(weights)
     check_maps(features, "features")
-    dim = bias.numel()
+    if bias.ndim != 1:
+        raise ShapeError(f"bias: expected (D,), got {tuple(bias.shape)}")
+    dim = bias.shape[0]
     wanted = [(dim, x.shape[3]) for x in features]
     if [tuple(weight.shape) for weight in weights] != wanted:
         raise ShapeError(

@@ -30,7 +30,7 @@ def layer_norm_residual(
     Args:
         x: (B, …, C) float.
         branch: (B, …, C) float, b.
-        weight: (C) float, of any float dtype.
+        weight: (C) float; on a GPU of any float dtype, on a CPU of that of the sum.
         bias: (C) float, likewise.
         factor: (B) float, f: what stochastic depth multiplies each sample's branch with; None: one.
             It has no gradient.

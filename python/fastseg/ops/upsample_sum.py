@@ -41,10 +41,10 @@ def upsample_sum(maps: Sequence[Tensor], bias: Tensor) -> Tensor:
     """
     maps = list(maps)
     check_maps(maps, "maps")
-    if any(x.shape[3] != bias.numel() for x in maps):
+    if any(tuple(bias.shape) != x.shape[3:] for x in maps):
         raise ShapeError(
-            f"maps, bias: expected one number of channels, got "
-            f"{[x.shape[3] for x in maps]} and {tuple(bias.shape)}"
+            f"maps, bias: expected (B, h, w, D) each and (D,), got "
+            f"{[tuple(x.shape) for x in maps]} and {tuple(bias.shape)}"
         )
     bias = bias.to(maps[0].dtype)
     if is_decomposed():
