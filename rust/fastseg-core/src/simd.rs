@@ -76,7 +76,8 @@ impl Level {
         let avx512 = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq");
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("bmi2");
         match (avx512 && cap != Some("avx2"), avx2) {
             (true, true) => Self::Avx512,
             (false, true) => Self::Avx2,
@@ -235,7 +236,7 @@ pub unsafe trait Simd: Copy + blocks::Blocks {
 
     /// `2^x` to 1e-7 relative, with `x` taken as at least [`LOWEST_EXPONENT`].
     ///
-    /// Past its opposite the result is at least that large, and may be infinite or NaN.
+    /// Past its opposite the result is at least that large or infinite; of infinity it may be NaN.
     #[inline(always)]
     unsafe fn exp2(x: Self::V) -> Self::V {
         // SAFETY: the same instruction set as the caller's.

@@ -99,7 +99,7 @@ impl Kernel for UpdateBand<'_> {
         for kernel in &mut self.kernels {
             kernel.to.fill(0.0);
         }
-        // Rows start on cache lines if the first does.
+        // Rows of whole lines start on them if the first does.
         let mut memory = vec![0.0f32; (2 * TILE + GROUP) * self.stride + LINE];
         let skip = memory.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
         let (block, packed) = memory[skip..].split_at_mut(TILE * self.stride);

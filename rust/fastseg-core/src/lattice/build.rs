@@ -390,8 +390,8 @@ struct TileSimplices<const W: usize> {
 
 /// Lengths of runs that are told apart when runs are sorted by length.
 const LENGTHS: usize = 32;
-/// The most steps that a code tells apart.
-const EXACT_CODE: usize = 16;
+/// The largest step that the four bits of a code hold: those of `d` dimensions are 0 to `d`.
+const EXACT_CODE: usize = 15;
 /// Points that a tile has room for: blocks may reach past its last.
 const ROOM: usize = TILE + BLOCK;
 /// Slots of the table of simplices of a tile, a power of two with room to spare.
@@ -436,7 +436,7 @@ impl<const W: usize> TileSimplices<W> {
     fn step(&self, d: usize, point: u16, r: usize) -> usize {
         let point = usize::from(point);
         if d <= EXACT_CODE {
-            (self.code[point] >> (4 * (d - 1 - r))) as usize % EXACT_CODE
+            (self.code[point] >> (4 * (d - 1 - r))) as usize & 15
         } else {
             usize::from(self.steps[point * d + r])
         }

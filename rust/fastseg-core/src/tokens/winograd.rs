@@ -142,7 +142,11 @@ pub fn conv3x3(
     out: &mut [f32],
     control: &Control,
 ) -> Result<(), TokensError> {
-    let Sizes { batch, height, width, filters, .. } = sizes;
+    let Sizes { batch, height, width, filters, rate, padding } = sizes;
+    // Places of taps and tiles are sums of a few of these.
+    if rate == 0 || rate.max(padding) > usize::MAX >> 4 {
+        return Err(TokensError::Size);
+    }
     let (rows, columns) = sizes.result();
     let channels = maps.iter().map(|map| map.1).sum();
     for (map, channels) in maps {
@@ -154,7 +158,7 @@ pub fn conv3x3(
         (finish.shift.len(), filters),
         (out.len(), volume(&[batch, rows, columns, filters])),
     ])?;
-    if sizes.rate == 0 || channels == 0 {
+    if channels == 0 {
         return Err(TokensError::Size);
     }
     if out.is_empty() {
@@ -449,24 +453,22 @@ impl Kernel for TransformWeight<'_> {
         assert!(self.to.len() == POINTS * depth * width && width % S::LANES == 0);
         for lane in (0..width).step_by(S::LANES) {
             let filter = first + lane;
-            let present = filters.saturating_sub(filter).min(S::LANES);
+            let present = (filters - filter).min(S::LANES);
             turned.fill(0.0);
             for c in (0..depth).step_by(TURNED) {
                 let count = TURNED.min(depth - c);
-                if present > 0 {
-                    let from = &weight[(filter * channels + at + c) * 9..];
-                    assert!(from.len() >= ((present - 1) * channels + count) * 9);
-                    // SAFETY: the assert above; `turned` has 9 × 16 rows of a vector.
-                    unsafe {
-                        S::transpose(
-                            from.as_ptr(),
-                            channels * 9,
-                            turned.as_mut_ptr(),
-                            S::LANES,
-                            present,
-                            count * 9,
-                        );
-                    }
+                let from = &weight[(filter * channels + at + c) * 9..];
+                assert!(from.len() >= ((present - 1) * channels + count) * 9);
+                // SAFETY: the assert above; `turned` has 9 × 16 rows of a vector.
+                unsafe {
+                    S::transpose(
+                        from.as_ptr(),
+                        channels * 9,
+                        turned.as_mut_ptr(),
+                        S::LANES,
+                        present,
+                        count * 9,
+                    );
                 }
                 for (i, taps) in turned.chunks_exact(9 * S::LANES).take(count).enumerate() {
                     let to = self.to[(c + i) * width + lane..].as_mut_ptr();
@@ -648,5 +650,7 @@ mod tests {
         assert_eq!(run(&[0.0; 4], sizes), Ok(()));
         assert_eq!(run(&[0.0; 3], sizes), Err(TokensError::Size));
         assert_eq!(run(&[0.0; 4], Sizes { rate: 0, ..sizes }), Err(TokensError::Size));
+        let huge = Sizes { rate: 1 << 62, padding: 1 << 62, ..sizes };
+        assert_eq!(run(&[0.0; 4], huge), Err(TokensError::Size));
     }
 }
