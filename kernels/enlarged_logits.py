@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import triton
 import triton.language as tl
 
 from fastseg.kernels.bilinear import neighbours
+from fastseg.kernels.launching import Launch
+
+# Tiles of the enlarged picture.
+CANDIDATES = [
+    Launch({"BLOCK_Y": 32, "BLOCK_X": 32}, num_warps=4),
+    Launch({"BLOCK_Y": 32, "BLOCK_X": 64}, num_warps=8),
+]
+
+
+def tiles(size: Sequence[int], how: Launch) -> int:
+    """How many tiles cover a picture."""
+    # Not `int(…)`, which would compile a graph for each size.
+    count: int = triton.cdiv(size[0], how.blocks["BLOCK_Y"])
+    count *= triton.cdiv(size[1], how.blocks["BLOCK_X"])
+    return count
 
 
 @triton.jit

@@ -22,9 +22,6 @@ CANDIDATES = [
     Launch({"ROWS": 8, "BLOCK_X": 16}, num_warps=8),
     Launch({"ROWS": 16, "BLOCK_X": 16}, num_warps=8),
 ]
-# What fits into registers: all hidden channels of a row of tokens, three rows of them.
-MOST_CHANNELS = 64
-MOST_HIDDEN = 256
 
 
 @triton.jit

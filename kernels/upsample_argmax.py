@@ -10,13 +10,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import wrap_triton
 
-from fastseg.kernels.enlarged_logits import likeliest, taps, tile
+from fastseg.kernels.enlarged_logits import CANDIDATES, likeliest, taps, tile, tiles
 from fastseg.kernels.launching import Launch, choose
-
-CANDIDATES = [
-    Launch({"BLOCK_Y": 32, "BLOCK_X": 32}, num_warps=4),
-    Launch({"BLOCK_Y": 32, "BLOCK_X": 64}, num_warps=8),
-]
 
 
 @triton.jit
@@ -62,11 +57,3 @@ def upsample_argmax(logits: Tensor, size: Sequence[int], align_corners: bool) ->
     key = (*logits.shape, *size, str(logits.dtype))
     launch(choose("upsample_argmax", key, CANDIDATES, launch, logits))
     return out
-
-
-def tiles(size: Sequence[int], how: Launch) -> int:
-    """How many tiles cover a picture."""
-    # Not `int(…)`, which would compile a graph for each size.
-    count: int = triton.cdiv(size[0], how.blocks["BLOCK_Y"])
-    count *= triton.cdiv(size[1], how.blocks["BLOCK_X"])
-    return count

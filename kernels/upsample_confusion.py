@@ -8,14 +8,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import wrap_triton
 
-from fastseg.kernels.enlarged_logits import likeliest, taps, tile
+from fastseg.kernels.enlarged_logits import CANDIDATES, likeliest, taps, tile, tiles
 from fastseg.kernels.launching import Launch, choose
-from fastseg.kernels.upsample_argmax import tiles
 
-CANDIDATES = [
-    Launch({"BLOCK_Y": 32, "BLOCK_X": 32}, num_warps=4),
-    Launch({"BLOCK_Y": 32, "BLOCK_X": 64}, num_warps=8),
-]
 NOTHING = -(2**63)
 
 

@@ -14,14 +14,9 @@ from torch import Tensor
 from torch.library import wrap_triton
 
 from fastseg.kernels.bilinear import first_after, neighbours
-from fastseg.kernels.enlarged_logits import taps, tile, value
+from fastseg.kernels.enlarged_logits import CANDIDATES, taps, tile, tiles, value
 from fastseg.kernels.launching import Key, Launch, choose
-from fastseg.kernels.upsample_argmax import tiles
 
-CANDIDATES = [
-    Launch({"BLOCK_Y": 32, "BLOCK_X": 32}, num_warps=4),
-    Launch({"BLOCK_Y": 32, "BLOCK_X": 64}, num_warps=8),
-]
 BACKWARD_CANDIDATES = [
     Launch({"ROWS": 16, "BLOCK_X": 32, "BLOCK_K": 16}, num_warps=4),
     Launch({"ROWS": 8, "BLOCK_X": 16, "BLOCK_K": 32}, num_warps=4),

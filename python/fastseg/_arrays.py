@@ -12,6 +12,12 @@ from fastseg.errors import DataError, DtypeError
 Restore: TypeAlias = Callable[[NDArray[Any]], Any]
 
 
+def is_tensor(value: Any) -> bool:
+    """Whether `value` is a torch tensor, without loading torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
 def to_numpy(name: str, value: Any) -> tuple[NDArray[Any], Restore]:
     """`value` as a NumPy array, and what turns a result back into the same kind, dtype and device.
 
@@ -28,9 +34,8 @@ def to_numpy(name: str, value: Any) -> tuple[NDArray[Any], Restore]:
         DataError: it is a masked array in which something is masked.
     """
     if type(value) is not np.ndarray:
-        torch = sys.modules.get("torch")
-        if torch is not None and isinstance(value, torch.Tensor):
-            return _from_torch(name, value, torch)
+        if is_tensor(value):
+            return _from_torch(name, value, sys.modules["torch"])
         if np.ma.is_masked(value):
             raise DataError(f"{name} has masked values: say what they are with {name}.filled(…)")
     try:

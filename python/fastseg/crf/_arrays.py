@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg._arrays import contiguous
+from fastseg._arrays import contiguous, is_tensor
 from fastseg._checks import integer
 from fastseg.errors import DtypeError, ShapeError
 
@@ -24,12 +24,6 @@ def float32_rows(
         with np.errstate(over="ignore"):
             return np.array(array, dtype=np.float32, order="C").reshape(rows, -1)
     return contiguous(array, np.float32).reshape(rows, -1)
-
-
-def is_tensor(value: Any) -> bool:
-    """Whether `value` is a torch tensor, without loading torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def computes_in_torch(value: Any) -> bool:

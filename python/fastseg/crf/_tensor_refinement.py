@@ -70,12 +70,11 @@ def _refined(task: Task, given: Tensor, picture: Any, spatial: TensorKernel | No
 
 def _scores(task: Task, given: Tensor) -> Tensor:
     """The scores −U of one item, (N, K) float32."""
-    rows = given.float().reshape(1 if given.shape == task.layout.shape else len(given), -1)
+    alone = task.layout.is_foreground
+    rows = given.float().reshape(1 if alone else len(given), -1)
     if task.are_logits:
-        both = torch.cat([torch.zeros_like(rows), rows]) if len(rows) == 1 else rows
-        return scores_of_logits(both)
-    both = torch.cat([(1 - rows).clamp(min=0), rows]) if len(rows) == 1 else rows
-    return scores_of_probs(both, task.clip)
+        return scores_of_logits(torch.cat([torch.zeros_like(rows), rows]) if alone else rows)
+    return scores_of_probs(torch.cat([(1 - rows).clamp(min=0), rows]) if alone else rows, task.clip)
 
 
 def _spatial_kernel(task: Task, device: torch.device) -> TensorKernel | None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastseg import _rust
-from fastseg._arrays import require_float, to_numpy
+from fastseg._arrays import is_tensor, require_float, to_numpy
 from fastseg.crf import _memory
-from fastseg.crf._arrays import computes_in_torch, float32_rows, is_tensor
+from fastseg.crf._arrays import computes_in_torch, float32_rows
 from fastseg.crf._kernels import feature_error
 from fastseg.crf.workspace import Workspace, engine_workspace
 from fastseg.errors import ShapeError

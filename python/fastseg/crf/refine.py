@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastseg import _rust
-from fastseg._arrays import require_float, to_numpy
+from fastseg._arrays import is_tensor, require_float, to_numpy
 from fastseg._checks import integer, number, one_of, positive_per
-from fastseg.crf._arrays import computes_in_torch, is_tensor, pixels
+from fastseg.crf._arrays import computes_in_torch, pixels
 from fastseg.crf._inference import (
     Progress,
     infer,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastseg._arrays import Restore, require_float, to_numpy
+from fastseg._arrays import Restore, is_tensor, require_float, to_numpy
 from fastseg._checks import integer
 from fastseg.errors import DtypeError, ShapeError
 
@@ -44,8 +44,7 @@ class Logits:
 
 def is_on_gpu(logits: Any) -> bool:
     """Whether logits are a torch tensor on a CUDA device."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(logits, torch.Tensor) and logits.device.type == "cuda"
+    return is_tensor(logits) and logits.device.type == "cuda"
 
 
 def as_logits(logits: Any) -> Logits:

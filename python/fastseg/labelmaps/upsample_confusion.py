@@ -41,9 +41,9 @@ def upsample_confusion(
         LabelError: A target is neither in 0 … K-1 nor `ignore_index`.
 
     Convention:
-        A tensor on a GPU stays there: `fastseg.ops.upsample_confusion` counts it.
         As for `upsample_argmax`. `ignore_index` masks by the target only: a pixel that is predicted
-        as it still counts.
+        as it still counts. A tensor on a GPU stays there: `fastseg.ops.upsample_confusion` counts
+        it.
 
     Example:
         >>> import numpy as np
@@ -53,6 +53,8 @@ def upsample_confusion(
         array([[4, 1],
                [0, 2]])
     """
+    if ignore_index is not None:
+        ignore_index = integer("ignore_index", ignore_index)
     if is_on_gpu(logits):
         return _on_its_device(logits, target, ignore_index, align_corners)
     given = as_logits(logits)
@@ -66,8 +68,6 @@ def upsample_confusion(
         labels = labels[np.newaxis]
     if len(labels) != len(given.values):
         raise ShapeError(f"{len(given.values)} items of logits, but {len(labels)} targets")
-    if ignore_index is not None:
-        ignore_index = integer("ignore_index", ignore_index)
     native = labels.dtype.newbyteorder("=").name
     try:
         counts = _rust.upsample_confusion(

@@ -152,6 +152,7 @@ def _problem(
     single = tokens.dtype == torch.float32
     if single and not torch.backends.cuda.matmul.allow_tf32:
         return "takes float32 only where torch.backends.cuda.matmul.allow_tf32 is on"
+    # What fits into registers: all hidden channels of a row of tokens, three rows of them.
     channels, hidden = (32, 128) if single else (64, 256)
     if tokens.shape[3] > channels or fc1_weight.shape[0] > hidden:
         return (

@@ -147,6 +147,10 @@ class PermutohedralLattice:
         _check("vertices", vertices, self.num_vertices)
         if start is not None:
             _check("start", start, self.num_points)
+            if start.dtype != vertices.dtype:
+                raise DtypeError(
+                    f"start: expected {vertices.dtype} as the vertices, got {start.dtype}"
+                )
             if start.shape[1] != vertices.shape[1]:
                 raise ShapeError(
                     f"start: expected the {vertices.shape[1]} channels of the vertices, got "
@@ -211,8 +215,11 @@ class PermutohedralLattice:
         """The lattice that multiplies values by `before` and results by `after`, at no cost.
 
         Args:
-            before: (N) float32; None is one.
-            after: (N) float32; None is one.
+            before: (N) float32; None is one. No gradient reaches it.
+            after: (N) float32, likewise.
+
+        Raises:
+            ShapeError: a factor is not (N).
 
         Example:
             >>> import torch
@@ -221,6 +228,11 @@ class PermutohedralLattice:
             >>> mean = lattice.scaled(after=1 / lattice.filter(ones).flatten())
             >>> torch.testing.assert_close(mean.filter(ones), ones)
         """
+        for name, factor in (("before", before), ("after", after)):
+            if factor is not None and tuple(factor.shape) != (self.num_points,):
+                raise ShapeError(
+                    f"{name}: expected ({self.num_points},), got {tuple(factor.shape)}"
+                )
         return replace(
             self,
             splat_weights=self.splat_weights if before is None else self.splat_weights * before,

@@ -38,7 +38,8 @@ def upsample_cross_entropy(
         ShapeError: the shapes disagree.
         DtypeError: `logits` is not floating point, or `target` not of an integer dtype.
         LabelError: a label is neither in [0, K) nor `ignore_index`. On a GPU, where a check would
-            wait for it, the loss and its gradients are NaN instead.
+            wait for it, the Triton kernels make the loss and its gradients NaN instead, and
+            PyTorch's operators stop the device with an assertion.
         BackendError: a backend that was asked for by name cannot run.
 
     Convention:
@@ -143,9 +144,9 @@ def check_labels(target: Tensor, classes: int, ignore_index: int | None) -> None
     if ignore_index is not None:
         wrong &= target != ignore_index
     if wrong.any():
+        ignored = "" if ignore_index is None else f" or ignore_index={ignore_index}"
         raise LabelError(
-            f"target: expected labels in 0..{classes - 1} or ignore_index={ignore_index}, got "
-            f"{int(target[wrong][0])}"
+            f"target: expected labels in 0..{classes - 1}{ignored}, got {int(target[wrong][0])}"
         )
 
 
