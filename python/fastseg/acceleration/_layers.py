@@ -154,7 +154,7 @@ def tokens_of_maps(maps: Sequence[Tensor]) -> list[Tensor]:
     device = maps[0].device.type
     tokens = [x.permute(0, 2, 3, 1) for x in maps]
     if torch.is_autocast_enabled(device):
-        # Operators of fastseg are not on autocast's list.
+        # On a CPU, operators of fastseg do not follow autocast.
         tokens = [x.to(torch.get_autocast_dtype(device)) for x in tokens]
     return tokens
 

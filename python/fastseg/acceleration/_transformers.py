@@ -126,13 +126,12 @@ def _mix(self: Any, hidden_states: Tensor, height: int, width: int) -> Tensor:
     return mixed(hidden_states, height, width, first, convolution, last, self.dropout)
 
 
-def _projections(self: Any) -> list[Any]:
-    layers = self.linear_projections if hasattr(self, "linear_projections") else self.linear_c
-    return [layer.proj for layer in layers]
+def _projections(self: Any) -> Any:
+    return self.linear_projections if hasattr(self, "linear_projections") else self.linear_c
 
 
 def _foldable(self: Any) -> bool:
-    layers = self.linear_projections if hasattr(self, "linear_projections") else self.linear_c
+    layers = _projections(self)
     return (
         all(plain(each.proj, nn.Linear) for each in layers)
         and not any(map(hooked, layers))
@@ -154,7 +153,8 @@ def _decode(self: Any, encoder_hidden_states: Sequence[Tensor], **kwargs: Any) -
         return cast("Tensor", type(self).forward(self, encoder_hidden_states, **kwargs))
     features = tokens_of_maps(encoder_hidden_states)
     # The fusion reads the last stage first.
-    weights, bias = folded(self.linear_fuse.weight, _projections(self)[::-1])
+    projections = [each.proj for each in _projections(self)][::-1]
+    weights, bias = folded(self.linear_fuse.weight, projections)
     weights.reverse()
     classifier, offset = self.classifier.weight.flatten(1), self.classifier.bias
     norm = self.batch_norm

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from fastseg.crf._inference import Progress
 from fastseg.crf._kernels import Axis, Compatibility, Normalization
 from fastseg.crf._layout import Layout
 
@@ -43,7 +44,7 @@ class Task:
     iterations: int
     tolerance: float | None
     wants_labels: bool
-    progress: Callable[[int, int], object] | None
+    progress: Progress | None
 
     @property
     def are_logits(self) -> bool:

@@ -5,7 +5,7 @@ The same steps as in the engine, on the lattices of `fastseg.ops`. Loaded only w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from fastseg import ops
 from fastseg._arrays import to_numpy
 from fastseg._checks import positive_per
 from fastseg.crf._arrays import channels_of
+from fastseg.crf._inference import Progress
 from fastseg.crf._kernels import Axis, Compatibility, Normalization
 from fastseg.crf._tensor_lattice import UnfitError, placed
 
@@ -159,7 +160,7 @@ def infer(
     *,
     iterations: int,
     tolerance: float | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Tensor, int]:
     """Mean-field updates from the softmax of the scores.
 

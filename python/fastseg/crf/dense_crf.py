@@ -113,6 +113,7 @@ class DenseCRF:
             ShapeError: `sigma`, `spacing` or `compat` is of another size than the model.
             DtypeError: one of them is no number.
             DataError: `compat` is not finite.
+            BackendError: on a GPU, the features need vertices of more than 63 bits.
 
         Example:
             >>> import numpy as np
@@ -152,6 +153,7 @@ class DenseCRF:
             ShapeError: the image, a sigma, `spacing` or `compat` is of another size than the model.
             DtypeError: one of them holds no real numbers.
             DataError: the image or `compat` is not finite.
+            BackendError: on a GPU, the features need vertices of more than 63 bits.
 
         Example:
             >>> import numpy as np
@@ -187,6 +189,7 @@ class DenseCRF:
             DtypeError: one of them holds no real numbers.
             DataError: a feature is NaN, infinite, or too large to be placed in the lattice, or
                 `compat` is not finite.
+            BackendError: on a GPU, the features need vertices of more than 63 bits.
 
         Example:
             >>> import numpy as np

@@ -34,7 +34,9 @@ class PermutohedralLattice:
         ShapeError: there are no points or no features, or more than fit.
         DataError: a feature is NaN, infinite, or too large to be placed in the lattice (about 10⁵
             standard deviations).
-        MemoryError: the lattice would not fit the memory that is available.
+        MemoryError: the lattice would not fit the memory that is available (on a GPU it is
+            PyTorch's OutOfMemoryError).
+        BackendError: a backend that was asked for by name cannot do it.
 
     Convention:
         The lattice of a tensor on a CUDA device is there, and filters there. Nothing here is

@@ -111,7 +111,9 @@ def refine(
             another type than it should be.
         DataError: a probability is NaN, negative or above 1, a logit NaN or +inf, or the image
             holds NaN or infinity.
-        MemoryError: the work would not fit the memory that is available.
+        MemoryError: the work would not fit the memory that is available (on a GPU it is PyTorch's
+            OutOfMemoryError).
+        BackendError: a backend that was asked for by name cannot do it.
 
     Convention:
         A (K, H, W) input is K labels, never a volume: write a foreground volume as (1, D, H, W).
@@ -156,7 +158,7 @@ def refine(
                 "the probabilities and their argmax"
             )
 
-        def kernel(kind: str, sigma: Any, weight: float) -> WeightedGrid | None:
+        def grid_of(kind: str, sigma: Any, weight: float) -> WeightedGrid | None:
             axes = grid(f"{kind}_sigma", sigma, spacing, found.shape)
             if compat is None:
                 says = compatibility(f"{kind}_weight", weight, found.num_labels)
@@ -167,8 +169,8 @@ def refine(
         return Task(
             name=name,
             layout=found,
-            spatial=kernel("spatial", _or(spatial_sigma, base.spatial_sigma), spatial_weight),
-            bilateral=kernel(
+            spatial=grid_of("spatial", _or(spatial_sigma, base.spatial_sigma), spatial_weight),
+            bilateral=grid_of(
                 "bilateral", _or(bilateral_sigma, base.bilateral_sigma), bilateral_weight
             ),
             color_sigma=_or(color_sigma, base.color_sigma),

@@ -62,13 +62,16 @@ class Conv2d(nn.Conv2d):
         """Computes relu(scale · convolution + shift) in one step, where `saves_products` says so.
 
         Args:
-            maps: (B, C, H, W) float32 each.
-            scale: (K).
-            shift: (K).
+            maps: (B, C, H, W) float32 each; all C add up to `in_channels`.
+            scale: (K) float32.
+            shift: (K) float32.
             relu: whether negative results become 0.
 
         Returns:
-            (B, K, H, W) with its channels innermost.
+            (B, K, H, W) float32 with its channels innermost.
+
+        Raises:
+            As `fastseg.ops.conv3x3`, which says where the method is from.
         """
         if self.bias is not None:
             shift = torch.addcmul(shift, self.bias, scale)
