@@ -33,8 +33,10 @@ def test_operations_compute_in_the_dtype_of_autocast(autocast) -> None:
             ops.folded_decoder([tokens, small], *decoder),
             ops.mix_ffn(tokens, *hidden),
             ops.sequence_reduced_attention(*[some(1, 4, 8)] * 3, num_heads=1),
+            ops.sequence_reduction(tokens, some(6, 8, 2, 2), *[some(6)] * 3),
+            ops.layer_norm_residual(tokens, tokens, some(8), some(8))[1],
         ]
-        assert [out.dtype for out in results] == [torch.bfloat16] * 4
+        assert [out.dtype for out in results] == [torch.bfloat16] * 6
         # The residual stream stays as it is; sums are not on autocast's list.
         assert ops.mix_ffn(tokens, *hidden, tokens).dtype == torch.float32
         assert ops.upsample_sum([tokens, small], some(8)).dtype == torch.float32

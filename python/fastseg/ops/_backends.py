@@ -37,6 +37,8 @@ def use_backend(name: str) -> Iterator[None]:
 
     Convention:
         The choice holds for the whole process, and for the backward pass of what ran inside.
+        Under "rust" what the engine has no version of (`sequence_reduction`, `layer_norm_residual`)
+        runs PyTorch's operators, so that whole models run.
 
     Example:
         >>> import torch
