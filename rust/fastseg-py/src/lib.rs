@@ -6,6 +6,7 @@ mod distance;
 mod door;
 mod labels;
 mod memory;
+mod openmp;
 mod regions;
 mod surface;
 mod tokens;

@@ -7,7 +7,7 @@ use numpy::{Element, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::door;
+use crate::{door, openmp};
 
 type In<'py> = PyReadonlyArray1<'py, f32>;
 type Out<'py> = PyReadwriteArray1<'py, f32>;
@@ -24,7 +24,7 @@ fn run<T: Send>(
     py: Python<'_>,
     work: impl FnOnce(&Control) -> Result<T, TokensError> + Send,
 ) -> PyResult<T> {
-    door::through(py, None, work)?.map_err(tokens_error)
+    openmp::asleep(|| door::through(py, None, work))?.map_err(tokens_error)
 }
 
 fn slices<'a, T: Element>(arrays: &'a [PyReadonlyArray1<'_, T>]) -> PyResult<Vec<&'a [T]>> {
