@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from fastseg.errors import ShapeError
+from fastseg.layers.token_norm import TokenNorm
 
 
 class OverlapPatchEmbed(nn.Module):
@@ -30,7 +31,7 @@ class OverlapPatchEmbed(nn.Module):
     ) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_channels, dim, patch_size, stride, patch_size // 2)
-        self.norm = nn.LayerNorm(dim, eps=eps)
+        self.norm = TokenNorm(dim, eps=eps)
 
     def forward(self, image: Tensor) -> Tensor:
         """Turns a (B, C, H, W) picture into (B, ⌈H / stride⌉, ⌈W / stride⌉, dim) tokens."""

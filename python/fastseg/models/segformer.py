@@ -13,6 +13,7 @@ from fastseg.layers.drop_path import DropPath
 from fastseg.layers.efficient_self_attention import EfficientSelfAttention
 from fastseg.layers.mix_ffn import MixFFN
 from fastseg.layers.overlap_patch_embed import OverlapPatchEmbed
+from fastseg.layers.token_norm import TokenNorm
 from fastseg.models import _segformer_names
 from fastseg.models._base import SegmentationModel, choice, counts
 from fastseg.models._registry import register
@@ -58,7 +59,7 @@ class TransformerBlock(nn.Module):
         attention_dropout: float,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.norm1 = TokenNorm(dim, eps=norm_eps)
         self.attention = EfficientSelfAttention(
             dim,
             num_heads=num_heads,
@@ -174,7 +175,7 @@ class MixTransformer(nn.Module):
                     )
                 )
                 block += 1
-            stages.append(TransformerStage(patch_embed, blocks, nn.LayerNorm(width, eps=norm_eps)))
+            stages.append(TransformerStage(patch_embed, blocks, TokenNorm(width, eps=norm_eps)))
             before = width
         self.stages = nn.ModuleList(stages)
 

@@ -16,6 +16,7 @@ from fastseg.ops._backends import decomposed, use_backend
 from fastseg.ops.conv3x3 import conv3x3
 from fastseg.ops.depthwise_conv_gelu import depthwise_conv_gelu
 from fastseg.ops.folded_decoder import folded_decoder
+from fastseg.ops.layer_norm import layer_norm
 from fastseg.ops.layer_norm_residual import layer_norm_residual
 from fastseg.ops.mix_ffn import mix_ffn
 from fastseg.ops.permutohedral_lattice import PermutohedralLattice, permutohedral_lattice
@@ -35,6 +36,7 @@ __all__ = [
     "folded_decoder",
     "permutohedral_lattice",
     "mix_ffn",
+    "layer_norm",
     "layer_norm_residual",
     "reference",
     "sequence_reduced_attention",

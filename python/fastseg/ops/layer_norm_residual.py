@@ -11,6 +11,7 @@ from fastseg.ops import reference
 from fastseg.ops._autocast import lower_dtype
 from fastseg.ops._backends import chosen_backend, is_decomposed
 from fastseg.ops._operation import operation
+from fastseg.ops.layer_norm import stays_whole
 
 # Channels that the Triton kernels hold beside each other in registers.
 WIDEST = 2048
@@ -49,7 +50,8 @@ def layer_norm_residual(
     Convention:
         Under autocast on a GPU the LayerNorm has autocast's dtype, to which the linear layers and
         convolutions that read it would round it. On a CPU PyTorch's own operators are the
-        fastest; the engine has no version of its own, and "rust" runs them.
+        fastest; the engine has no version of its own, and "rust" runs them. Under `torch.compile`
+        they stay whole in inference, as in `fastseg.ops.layer_norm`.
 
     Source:
         G. Huang et al.: Deep Networks with Stochastic Depth, 2016, eq. 2 (the factor).
@@ -64,7 +66,8 @@ def layer_norm_residual(
     """
     _check(x, branch, weight, bias, factor)
     backend = chosen_backend()
-    if is_decomposed() or backend == "rust" or (backend == "" and x.device.type == "cpu"):
+    here = x.device.type == "cpu" and not stays_whole(x, branch, weight, bias)
+    if is_decomposed() or backend == "rust" or (backend == "" and here):
         return _plain(x, branch, factor, weight, bias, eps)
     total: Tensor
     normed: Tensor

@@ -138,8 +138,23 @@ def layer_norm_residual(
     if factor is not None:
         branch = torch.stack([f * b for f, b in zip(factor, branch, strict=True)])
     total = x + branch
-    deviation = (total.var(dim=-1, keepdim=True, correction=0) + eps).sqrt()
-    return total, (total - total.mean(dim=-1, keepdim=True)) / deviation * weight + bias
+    return total, layer_norm(total, weight, bias, eps=eps)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float = 1e-5) -> Tensor:
+    """Deviations from the mean over the standard deviation, of the last axis.
+
+    Args:
+        x: (B, …, C) float.
+        weight: (C) float.
+        bias: (C) float.
+        eps: added to the variance.
+
+    Returns:
+        (B, …, C) float.
+    """
+    deviation = (x.var(dim=-1, keepdim=True, correction=0) + eps).sqrt()
+    return (x - x.mean(dim=-1, keepdim=True)) / deviation * weight + bias
 
 
 def conv3x3(

@@ -11,6 +11,7 @@ from fastseg.ops import reference
 from fastseg.ops._autocast import lowered
 from fastseg.ops._backends import chosen_backend, is_decomposed
 from fastseg.ops._operation import operation
+from fastseg.ops.layer_norm import layer_norm
 
 _aten = torch.ops.aten
 
@@ -105,7 +106,7 @@ def _plain(
 ) -> Tensor:
     side = weight.shape[2]
     hidden = F.conv2d(tokens.permute(0, 3, 1, 2), weight, bias, stride=side).permute(0, 2, 3, 1)
-    return F.layer_norm(hidden, bias.shape, norm_weight, norm_bias, eps)
+    return layer_norm(hidden, norm_weight, norm_bias, eps=eps)
 
 
 def _reference(*inputs: Any) -> Tensor:
