@@ -8,8 +8,8 @@ use super::{TokensError, require, volume};
 use crate::control::Control;
 use crate::simd::{Kernel, Simd, dispatch};
 
-/// Queries in a task of the forward pass.
-const TASK: usize = 192;
+/// Queries in a task of the forward pass, few: the last stage of SegFormer has a hundred or two.
+const TASK: usize = 48;
 /// Tasks that the queries of one picture are divided into by the backward pass, at most.
 const BACKWARD_TASKS: usize = 16;
 
@@ -92,11 +92,15 @@ pub fn forward(
             .par_chunks(TASK * channels)
             .zip(outs.par_chunks_mut(TASK * channels))
             .zip(sums.par_chunks_mut(TASK * sizes.heads))
-            .try_for_each(|((query, out), lse)| {
-                control.check()?;
-                dispatch(Forward { query, heads: &heads, sizes, out, lse });
-                Ok::<_, TokensError>(())
-            })?;
+            .try_for_each_init(
+                || Lines::new(sizes.block() * padded(sizes.keys)),
+                |scores, ((query, out), lse)| {
+                    control.check()?;
+                    let scores = scores.as_mut_slice();
+                    dispatch(Forward { query, heads: &heads, sizes, scores, out, lse });
+                    Ok::<_, TokensError>(())
+                },
+            )?;
     }
     Ok(())
 }
@@ -109,6 +113,8 @@ struct Forward<'a> {
     query: &'a [f32],
     heads: &'a [(Packed, Packed)],
     sizes: Sizes,
+    /// Room for a block of queries by all keys.
+    scores: &'a mut [f32],
     out: &'a mut [f32],
     lse: &'a mut [f32],
 }
@@ -121,13 +127,12 @@ impl Kernel for Forward<'_> {
         let Sizes { keys, heads, width, .. } = self.sizes;
         let (channels, block, ld) = (heads * width, self.sizes.block(), padded(keys));
         let scale = self.sizes.scale();
-        let mut scores = Lines::new(block * ld);
+        let scores = self.scores;
         let rows = self.query.len() / channels;
         for first in (0..rows).step_by(block) {
             let count = block.min(rows - first);
             for (h, (key, value)) in self.heads.iter().enumerate() {
                 let at = first * channels + h * width;
-                let scores = scores.as_mut_slice();
                 let left = Left { data: &self.query[at..], rows: count, row: channels, step: 1 };
                 product(left, key, Start::Zero, scores, ld);
                 let mut factors = [0.0; 48];
@@ -158,9 +163,18 @@ unsafe fn softmax<S: Simd>(row: &mut [f32], scale: f32) -> (f32, f32) {
     let (whole, rest) = (n / S::LANES * S::LANES, n % S::LANES);
     // SAFETY: the offsets stay below `n`.
     unsafe {
-        let mut most = S::splat(f32::NEG_INFINITY);
-        for i in (0..whole).step_by(S::LANES) {
-            most = S::max(most, S::load(p.add(i)));
+        // Two of each, which need not wait for each other.
+        let pairs = whole / (2 * S::LANES) * (2 * S::LANES);
+        let mut mosts = [S::splat(f32::NEG_INFINITY); 2];
+        for i in (0..pairs).step_by(2 * S::LANES) {
+            mosts = [
+                S::max(mosts[0], S::load(p.add(i))),
+                S::max(mosts[1], S::load(p.add(i + S::LANES))),
+            ];
+        }
+        let mut most = S::max(mosts[0], mosts[1]);
+        if pairs < whole {
+            most = S::max(most, S::load(p.add(pairs)));
         }
         if rest > 0 {
             most = S::max(most, S::load_tail(p.add(whole), rest, f32::NEG_INFINITY));
@@ -168,10 +182,18 @@ unsafe fn softmax<S: Simd>(row: &mut [f32], scale: f32) -> (f32, f32) {
         let largest = S::largest(most);
         let factor = scale * std::f32::consts::LOG2_E;
         let (factors, offset) = (S::splat(factor), S::splat(-largest * factor));
-        let mut sum = S::splat(0.0);
-        for i in (0..whole).step_by(S::LANES) {
-            let e = S::exp2(S::mul_add(S::load(p.add(i)), factors, offset));
-            S::store(p.add(i), e);
+        let mut sums = [S::splat(0.0); 2];
+        for i in (0..pairs).step_by(2 * S::LANES) {
+            let first = S::exp2(S::mul_add(S::load(p.add(i)), factors, offset));
+            let second = S::exp2(S::mul_add(S::load(p.add(i + S::LANES)), factors, offset));
+            S::store(p.add(i), first);
+            S::store(p.add(i + S::LANES), second);
+            sums = [S::add(sums[0], first), S::add(sums[1], second)];
+        }
+        let mut sum = S::add(sums[0], sums[1]);
+        if pairs < whole {
+            let e = S::exp2(S::mul_add(S::load(p.add(pairs)), factors, offset));
+            S::store(p.add(pairs), e);
             sum = S::add(sum, e);
         }
         let mut total = S::sum(sum);

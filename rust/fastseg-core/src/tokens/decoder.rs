@@ -7,7 +7,7 @@ use super::product::{Left, Packed, Start, product};
 use super::taps::{Tap, taps};
 use super::{TokensError, require, volume};
 use crate::control::Control;
-use crate::simd::{self, Kernel, Simd, dispatch};
+use crate::simd::{Kernel, Simd, dispatch};
 
 /// A map (B, h, w, C).
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +45,7 @@ impl<'a> Enlarged<'a> {
     }
 }
 
-/// Adds row `y` of enlarged maps to a row of the full size; `tall` holds a row of each map.
+/// Adds row `y` of enlarged maps to a row of the full size; `tall` has room for a row of each map.
 struct AddRow<'a> {
     maps: &'a [Enlarged<'a>],
     b: usize,
@@ -60,30 +60,48 @@ impl Kernel for AddRow<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
+        let Some(channels) = self.maps.first().map(|enlarged| enlarged.map.channels) else {
+            if self.relu {
+                relu(self.row);
+            }
+            return;
+        };
+        let mut rest = &mut *self.tall;
         for enlarged in self.maps {
-            let Map { data, height, width, channels } = enlarged.map;
+            let Map { data, height, width, .. } = enlarged.map;
             let (tap, len) = (enlarged.rows[self.y], width * channels);
             let at = |y: usize| &data[(self.b * height + y) * len..][..len];
             let (low, high) = (at(tap.low), at(tap.high));
-            let tall = &mut self.tall[..len];
+            let tall;
+            (tall, rest) = rest.split_at_mut(len);
             for ((to, low), high) in tall.iter_mut().zip(low).zip(high) {
                 *to = S::mul_add_one(high - low, tap.weight, *low);
             }
-            for (x, tap) in enlarged.columns.iter().enumerate() {
+        }
+        // Place by place, which stays in the first cache while every map adds to it.
+        for (x, to) in self.row.chunks_exact_mut(channels).enumerate() {
+            let mut rest = &*self.tall;
+            for enlarged in self.maps {
+                let (tap, tall) = (enlarged.columns[x], rest);
+                rest = &rest[enlarged.map.width * channels..];
                 let low = &tall[tap.low * channels..][..channels];
                 let high = &tall[tap.high * channels..][..channels];
-                let to = &mut self.row[x * channels..][..channels];
                 for ((to, low), high) in to.iter_mut().zip(low).zip(high) {
                     *to += S::mul_add_one(high - low, tap.weight, *low);
                 }
             }
-        }
-        if self.relu {
-            for x in self.row {
-                // Not f32::max, which would hide NaN.
-                *x = if *x < 0.0 { 0.0 } else { *x };
+            if self.relu {
+                relu(to);
             }
         }
+    }
+}
+
+#[inline(always)]
+fn relu(row: &mut [f32]) {
+    for x in row {
+        // Not f32::max, which would hide NaN.
+        *x = if *x < 0.0 { 0.0 } else { *x };
     }
 }
 
@@ -103,10 +121,10 @@ pub fn upsample_sum(
     require(&[(out.len(), first.data.len())])?;
     let enlarged: Vec<_> =
         rest.iter().map(|&map| Enlarged::new(map, first.height, first.width)).collect();
-    let longest = rest.iter().map(|map| map.width * map.channels).max().unwrap_or(0);
+    let tall = rest.iter().map(|map| map.width * map.channels).sum();
     let len = first.width * first.channels;
     out.par_chunks_mut(len).enumerate().try_for_each_init(
-        || Lines::new(longest),
+        || Lines::new(tall),
         |tall, (i, row)| {
             control.check()?;
             let (b, y) = (i / first.height, i % first.height);
@@ -256,7 +274,7 @@ pub fn folded_decoder(
             Enlarged::new(map, first.height, first.width)
         })
         .collect();
-    let longest = rest.iter().map(|map| map.width * dim).max().unwrap_or(0);
+    let tall = rest.iter().map(|map| map.width * dim).sum();
     let largest = pack(decoder.weights[0], first.channels, dim);
     let classifier = pack(decoder.classifier, dim, classes);
     let plane = first.height * first.width;
@@ -264,12 +282,14 @@ pub fn folded_decoder(
     (0..batch * first.height).into_par_iter().with_max_len(1).try_for_each_init(
         || Scratch {
             hidden: Lines::new(first.width * dim),
-            tall: Lines::new(longest),
+            tall: Lines::new(tall),
             logits: Lines::new(first.width * padded(classes)),
         },
         |scratch, i| {
             control.check()?;
             let (b, y) = (i / first.height, i % first.height);
+            let to =
+                rows.at(b * classes * plane + y * first.width, (classes - 1) * plane + first.width);
             dispatch(Row {
                 first: &first.data[i * first.width * first.channels..]
                     [..first.width * first.channels],
@@ -281,15 +301,9 @@ pub fn folded_decoder(
                 scratch,
                 b,
                 y,
+                to,
+                plane,
             });
-            let from = scratch.logits.as_slice();
-            let to =
-                rows.at(b * classes * plane + y * first.width, (classes - 1) * plane + first.width);
-            // SAFETY: row y of every class of picture b lies within `out`, as `at` asserts, and no
-            // other task writes to it.
-            unsafe {
-                simd::transpose(from.as_ptr(), padded(classes), to, plane, first.width, classes);
-            }
             Ok(())
         },
     )
@@ -318,7 +332,7 @@ struct Scratch {
     logits: Lines,
 }
 
-/// The logits of a row of tokens, as (W, K) in rows padded to cache lines.
+/// The logits of a row of tokens.
 struct Row<'a> {
     first: &'a [f32],
     largest: &'a Packed,
@@ -329,6 +343,10 @@ struct Row<'a> {
     scratch: &'a mut Scratch,
     b: usize,
     y: usize,
+    /// Where the row of the first class goes, in an array that has room for those of all classes.
+    to: *mut f32,
+    /// Distance between the classes there.
+    plane: usize,
 }
 
 impl Kernel for Row<'_> {
@@ -337,7 +355,9 @@ impl Kernel for Row<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let dim = self.bias.len();
-        let stride = padded(self.classifier_bias.len());
+        let classes = self.classifier_bias.len();
+        // Tokens by classes, in rows padded to cache lines.
+        let stride = padded(classes);
         let width = self.scratch.logits.as_slice().len() / stride;
         let channels = self.first.len() / width;
         let hidden = &mut self.scratch.hidden.as_mut_slice()[..width * dim];
@@ -356,5 +376,8 @@ impl Kernel for Row<'_> {
         let left = Left { data: hidden, rows: width, row: dim, step: 1 };
         let to = self.scratch.logits.as_mut_slice();
         product(left, self.classifier, Start::Row(self.classifier_bias), to, stride);
+        // SAFETY: row y of every class of picture b lies within `out`, as `at` asserts, and no other
+        // task writes to it.
+        unsafe { S::transpose(to.as_ptr(), stride, self.to, self.plane, width, classes) };
     }
 }

@@ -1,5 +1,7 @@
 //! Scratch memory that starts where a cache line does.
 
+use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+
 /// Sixteen floats, a cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
@@ -10,8 +12,25 @@ pub struct Lines(Vec<Line>);
 
 impl Lines {
     /// At least `len` zeros.
+    ///
+    /// The system has zeros at hand for much memory; the threads that write first then fetch it, at
+    /// the same time.
     pub fn new(len: usize) -> Self {
-        Self(vec![Line([0.0; 16]); len.div_ceil(16)])
+        let count = len.div_ceil(16);
+        if count == 0 {
+            return Self(Vec::new());
+        }
+        // A length that no slice has ends as it does in `Vec`.
+        let layout = Layout::array::<Line>(count).unwrap_or_else(|_| panic!("capacity overflow"));
+        // SAFETY: the layout is not empty. Zeros are a value of `Line`, and the memory is what a
+        // `Vec` of them with this capacity frees.
+        unsafe {
+            let memory = alloc_zeroed(layout);
+            if memory.is_null() {
+                handle_alloc_error(layout);
+            }
+            Self(Vec::from_raw_parts(memory.cast(), count, count))
+        }
     }
 
     /// All of them.

@@ -29,14 +29,44 @@ impl Packed {
         for (first, width) in panels(n, lanes) {
             let panel = &mut to[k * first..][..k * width];
             let columns = width.min(n - first);
+            if row == 1 && column >= k {
+                dispatch(Turn { b: &b[first * column..], k, column, columns, width, panel });
+                continue;
+            }
             for (i, line) in panel.chunks_exact_mut(width).enumerate() {
                 let from = &b[i * row + first * column..];
+                if column == 1 {
+                    line[..columns].copy_from_slice(&from[..columns]);
+                    continue;
+                }
                 for (j, x) in line[..columns].iter_mut().enumerate() {
                     *x = from[j * column];
                 }
             }
         }
         Self { k, n, lanes, data }
+    }
+}
+
+/// Packs a panel of a matrix whose columns are `column` apart and dense.
+struct Turn<'a> {
+    b: &'a [f32],
+    k: usize,
+    column: usize,
+    columns: usize,
+    width: usize,
+    panel: &'a mut [f32],
+}
+
+impl Kernel for Turn<'_> {
+    type Output = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Turn { b, k, column, columns, width, panel } = self;
+        assert!(columns > 0 && columns <= width && width * k <= panel.len());
+        assert!((columns - 1) * column + k <= b.len());
+        // SAFETY: the asserts cover `columns` runs of `k` floats and `k` lines of the panel.
+        unsafe { S::transpose(b.as_ptr(), column, panel.as_mut_ptr(), width, columns, k) };
     }
 }
 
