@@ -213,6 +213,23 @@ def test_a_convolution_with_fewer_products(options: dict[str, Any]) -> None:
     assert torch.allclose(out.double(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("rate", "size"), [(12, (32, 33)), (24, (32, 40)), (36, (32, 32)), (20, (15, 90))]
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolution_of_which_most_taps_fall_off(
+    monkeypatch: pytest.MonkeyPatch, rate: int, size: tuple[int, int], bias: bool
+) -> None:
+    conv = layers.Conv2d(300, 24, 3, padding=rate, dilation=rate, bias=bias)
+    image = torch.randn(1, 300, *size)
+    expected = nn.Conv2d.forward(conv.double(), image.double())
+    # PyTorch's own layer must not be what is compared.
+    monkeypatch.setattr(nn.Conv2d, "forward", None)
+    for form in (torch.contiguous_format, torch.channels_last):
+        out = _without_gradients(conv.float(), image.contiguous(memory_format=form))
+        assert torch.allclose(out.double(), expected, atol=1e-5)
+
+
 def test_where_pytorch_convolves() -> None:
     image = torch.randn(1, 20, 32, 32)
     plain = layers.Conv2d(20, 20, 3, padding=1)

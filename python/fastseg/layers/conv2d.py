@@ -16,14 +16,19 @@ _WORTHWHILE = 0.5
 _PIXELS = 256
 # Channels and filters from which on a product fills the registers.
 _WIDTH = 16
+# Of all taps, as many may be on the map where the others are left out.
+_FEW_TAPS = 0.6
+# Pixels and input channels from which on the products of single taps are large enough.
+_TAP_PIXELS = 1024
+_TAP_CHANNELS = 256
 
 
 class Conv2d(nn.Conv2d):
     """`torch.nn.Conv2d` that computes 3×3 windows with fewer products, in evaluation on a CPU.
 
     Where nothing needs gradients, in float32, and where it saves time, windows of stride 1 are
-    computed by `fastseg.ops.conv3x3`. Everywhere else it is PyTorch's layer; weights, names and
-    arguments are the same.
+    computed by `fastseg.ops.conv3x3`, and those of which most taps fall off the map tap by tap.
+    Everywhere else it is PyTorch's layer; weights, names and arguments are the same.
 
     Example:
         >>> import torch
@@ -56,7 +61,8 @@ class Conv2d(nn.Conv2d):
         if self.saves_products(maps):
             one = self.weight.new_ones(self.out_channels)
             return self.scaled(maps, one, torch.zeros_like(one), relu=False)
-        return super().forward(maps[0] if len(maps) == 1 else torch.cat(maps, dim=1))
+        stacked = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
+        return self._by_taps(stacked) if self._has_few_taps(stacked) else super().forward(stacked)
 
     def scaled(self, maps: Sequence[Tensor], scale: Tensor, shift: Tensor, *, relu: bool) -> Tensor:
         """Computes relu(scale · convolution + shift) in one step, where `saves_products` says so.
@@ -80,9 +86,43 @@ class Conv2d(nn.Conv2d):
         out = ops.conv3x3(tokens, self.weight, scale, shift, rate=rate, padding=padding, relu=relu)
         return out.permute(0, 3, 1, 2)
 
-    def saves_products(self, maps: Sequence[Tensor]) -> bool:
-        """Whether `scaled` may take the place of this layer for some maps, and is faster."""
-        if (
+    def _by_taps(self, stacked: Tensor) -> Tensor:
+        """Adds one matrix product per tap, over the pixels for which the tap is on the map.
+
+        PyTorch reorders all weights at once; this has those of a few channels in memory.
+        """
+        tokens = stacked.permute(0, 2, 3, 1)
+        batch, height, width, channels = tokens.shape
+        rate, filters = self.dilation[0], self.out_channels
+        out = tokens.new_zeros(batch, height, width, filters)
+        if self.bias is not None:
+            out += self.bias
+        rows, columns = _seen(height, rate), _seen(width, rate)
+        for first in range(0, channels, _TAP_CHANNELS):
+            some = slice(first, first + _TAP_CHANNELS)
+            weights = self.weight[:, some].permute(2, 3, 1, 0).contiguous()
+            for i, (to_y, from_y) in rows.items():
+                for j, (to_x, from_x) in columns.items():
+                    seen = tokens[:, from_y, from_x, some]
+                    product = seen.reshape(-1, seen.shape[3]) @ weights[i, j]
+                    out[:, to_y, to_x] += product.view(*seen.shape[:3], filters)
+        return out.permute(0, 3, 1, 2)
+
+    def _has_few_taps(self, stacked: Tensor) -> bool:
+        """Whether `_by_taps` may take the place of this layer, and leaves out enough taps."""
+        if not self._is_plain([stacked]) or self.padding[0] != self.dilation[0]:
+            return False
+        height, width = stacked.shape[-2:]
+        taps = _taps(height, self.dilation[0]) * _taps(width, self.dilation[0])
+        return (
+            self.in_channels >= _TAP_CHANNELS
+            and stacked.shape[0] * height * width >= _TAP_PIXELS
+            and taps <= _FEW_TAPS * 9 * height * width
+        )
+
+    def _is_plain(self, maps: Sequence[Tensor]) -> bool:
+        """Whether it convolves with dense 3×3 windows of stride 1, and nothing is learned."""
+        return not (
             torch.is_grad_enabled()
             or torch.compiler.is_compiling()
             or any(
@@ -97,20 +137,37 @@ class Conv2d(nn.Conv2d):
             or isinstance(self.padding, str)
             or self.padding[0] != self.padding[1]
             or self.padding_mode != "zeros"
-            or min(self.in_channels, self.out_channels) < _WIDTH
-        ):
+        )
+
+    def saves_products(self, maps: Sequence[Tensor]) -> bool:
+        """Whether `scaled` may take the place of this layer for some maps, and is faster."""
+        if not self._is_plain(maps) or min(self.in_channels, self.out_channels) < _WIDTH:
             return False
-        rate, more = self.dilation[0], 2 * (self.padding[0] - self.dilation[0])
+        rate = self.dilation[0]
+        more = 2 * (cast("tuple[int, ...]", self.padding)[0] - rate)
         sides = [side + more for side in maps[0].shape[-2:]]
         if min(sides) < 1 or maps[0].shape[0] * sides[0] * sides[1] < _PIXELS:
             return False
         # 36 products per tile of 4×4 pixels that are `rate` apart, against one per pixel and tap
         # that does not fall off the map.
         tiles = [_tiles(side, rate) for side in sides]
-        taps = [side + 2 * max(0, side - rate) for side in sides]
+        taps = [_taps(side, rate) for side in sides]
         return 36 * tiles[0] * tiles[1] <= _WORTHWHILE * taps[0] * taps[1]
 
 
 def _tiles(side: int, rate: int) -> int:
     """Tiles along an axis: each of the grids of pixels `rate` apart has its own."""
     return sum(-(-(side - phase) // (4 * rate)) for phase in range(min(side, rate)))
+
+
+def _taps(side: int, rate: int) -> int:
+    """Taps on a map, of all three of all pixels along an axis that keeps its size."""
+    return side + 2 * max(0, side - rate)
+
+
+def _seen(side: int, rate: int) -> dict[int, tuple[slice, slice]]:
+    """For each tap along an axis: the pixels for which it is on the map, and where it is."""
+    if rate >= side:
+        return {1: (slice(side), slice(side))}
+    before, after = slice(side - rate), slice(rate, side)
+    return {0: (after, before), 1: (slice(side), slice(side)), 2: (before, after)}
