@@ -294,20 +294,25 @@ impl<const W: usize> Kernel for EmbedBand<'_, W> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) -> Self::Output {
-        // Literal dimensions let the loops of the usual cases unroll; wide keys are rare.
-        match self.features.dimension() {
-            2 if W == 1 && S::SPECIALIZED => self.embed(2),
-            3 if W == 1 && S::SPECIALIZED => self.embed(3),
-            5 if W == 1 && S::SPECIALIZED => self.embed(5),
-            6 if W == 1 && S::SPECIALIZED => self.embed(6),
-            d => self.embed(d),
+        // SAFETY: the caller has the instruction set. Literal dimensions let the loops of the usual
+        // cases unroll; wide keys are rare.
+        unsafe {
+            match self.features.dimension() {
+                2 if W == 1 && S::SPECIALIZED => self.embed::<S>(2),
+                3 if W == 1 && S::SPECIALIZED => self.embed::<S>(3),
+                5 if W == 1 && S::SPECIALIZED => self.embed::<S>(5),
+                6 if W == 1 && S::SPECIALIZED => self.embed::<S>(6),
+                d => self.embed::<S>(d),
+            }
         }
     }
 }
 
 impl<const W: usize> EmbedBand<'_, W> {
+    /// # Safety
+    /// The instruction set of `S` must be available.
     #[inline(always)]
-    fn embed(self, d: usize) -> Result<(BandVertices<W>, Vec<u32>), LatticeError> {
+    unsafe fn embed<S: Simd>(self, d: usize) -> Result<(BandVertices<W>, Vec<u32>), LatticeError> {
         let n = d + 1;
         let mut features = vec![[0.0; BLOCK]; d];
         let mut embedding = Embedding::new(d);
@@ -322,7 +327,8 @@ impl<const W: usize> EmbedBand<'_, W> {
                     let count = BLOCK.min(segment.len - start);
                     self.features.fill(segment.memory + start, count, &mut features);
                     embedding.embed(d, &features, self.layout);
-                    simplices.put(d, segment.local + start, count, &embedding);
+                    // SAFETY: the caller has the instruction set.
+                    unsafe { simplices.put::<S>(d, segment.local + start, count, &embedding) };
                 }
             }
             let points = tile.points.len();
@@ -351,7 +357,8 @@ impl<const W: usize> EmbedBand<'_, W> {
         }
         if self.with_origin {
             embedding.embed(d, &vec![[0.0; BLOCK]; d], self.layout);
-            simplices.put(d, 0, 1, &embedding);
+            // SAFETY: as above.
+            unsafe { simplices.put::<S>(d, 0, 1, &embedding) };
             let (base, corners) = (simplices.base[0], &mut vec![0; n]);
             vertices.number_corners(base, |r| simplices.step(d, 0, r), self.layout, corners);
         }
@@ -378,8 +385,10 @@ struct TileSimplices<const W: usize> {
     code: Vec<u64>,
     /// For each point the order of steps from corner to corner; empty where the code tells it.
     steps: Vec<u8>,
-    /// For each class the weights of the points.
-    weights: Vec<[f32; ROOM]>,
+    /// For each point where the search for its simplex begins.
+    slot: Vec<u32>,
+    /// The weights of the corners of each point, in rows of whole vectors.
+    weights: Vec<f32>,
     /// The run of each point, and how many of its points come before.
     run: Vec<(u16, u16)>,
     runs: Vec<Run>,
@@ -394,6 +403,11 @@ const LENGTHS: usize = 32;
 const EXACT_CODE: usize = 15;
 /// Points that a tile has room for: blocks may reach past its last.
 const ROOM: usize = TILE + BLOCK;
+/// Floats from the weights of a point to those of the next, in `d` dimensions.
+const fn pitch(d: usize) -> usize {
+    (d + 1).next_multiple_of(8)
+}
+
 /// Slots of the table of simplices of a tile, a power of two with room to spare.
 const SLOTS: usize = 2 * TILE;
 
@@ -403,7 +417,8 @@ impl<const W: usize> TileSimplices<W> {
             base: vec![[0; W]; ROOM],
             code: vec![0; ROOM],
             steps: if d <= EXACT_CODE { Vec::new() } else { vec![0; TILE * d] },
-            weights: vec![[0.0; ROOM]; d + 1],
+            slot: vec![0; ROOM],
+            weights: vec![0.0; ROOM * pitch(d)],
             run: vec![(0, 0); TILE],
             runs: Vec::with_capacity(TILE),
             slots: vec![(0, 0); SLOTS],
@@ -413,13 +428,34 @@ impl<const W: usize> TileSimplices<W> {
 
     /// Stores the first `count` lanes of a block as the points from `local` on. Those after them are
     /// stored later, so that whole blocks can be written.
+    ///
+    /// # Safety
+    /// The instruction set of `S` must be available.
     #[inline(always)]
-    fn put(&mut self, d: usize, local: usize, count: usize, embedding: &Embedding<W>) {
+    unsafe fn put<S: Simd>(
+        &mut self,
+        d: usize,
+        local: usize,
+        count: usize,
+        embedding: &Embedding<W>,
+    ) {
         let block = local..local + BLOCK;
         self.base[block.clone()].copy_from_slice(&embedding.base);
         self.code[block.clone()].copy_from_slice(&embedding.code);
-        for (all, weights) in self.weights[..=d].iter_mut().zip(&embedding.weight) {
-            all[block.clone()].copy_from_slice(weights);
+        let (base, code) = (embedding.base, embedding.code);
+        let slot: [u32; BLOCK] = std::array::from_fn(|l| {
+            let hash = base[l].iter().fold(code[l], |hash, word| {
+                (hash.rotate_left(29) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            });
+            (hash >> 40) as u32 % SLOTS as u32
+        });
+        self.slot[block.clone()].copy_from_slice(&slot);
+        let (from, pitch) = (&embedding.weight[..=d], pitch(d));
+        let to = &mut self.weights[local * pitch..(local + BLOCK) * pitch];
+        // SAFETY: the caller has the instruction set; the block has d + 1 rows of `BLOCK`
+        // weights, and a row of the tile `pitch` floats, which are no fewer than d + 1.
+        unsafe {
+            S::transpose(from.as_ptr().cast(), BLOCK, to.as_mut_ptr(), pitch, d + 1, BLOCK);
         }
         if d > EXACT_CODE {
             for (lane, point) in block.enumerate().take(count) {
@@ -456,10 +492,7 @@ impl<const W: usize> TileSimplices<W> {
         self.runs.clear();
         for point in 0..points as u16 {
             let (base, code) = (self.base[usize::from(point)], self.code[usize::from(point)]);
-            let hash = base.iter().fold(code, |hash, word| {
-                (hash.rotate_left(29) ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-            });
-            let mut slot = (hash >> 40) as usize % SLOTS;
+            let mut slot = self.slot[usize::from(point)] as usize;
             let run = loop {
                 let (tile, run) = self.slots[slot];
                 if tile != self.tile {
@@ -502,9 +535,8 @@ impl<const W: usize> TileSimplices<W> {
         for (point, &(run, before)) in self.run[..points].iter().enumerate() {
             let at = usize::from(self.runs[usize::from(run)].start + before);
             order[at] = point as u16;
-            for (to, from) in weights[at * n..(at + 1) * n].iter_mut().zip(&self.weights[..n]) {
-                *to = from[point];
-            }
+            let row = point * pitch(d);
+            weights[at * n..(at + 1) * n].copy_from_slice(&self.weights[row..row + n]);
         }
         self.runs.len()
     }

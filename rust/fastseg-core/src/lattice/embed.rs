@@ -5,7 +5,7 @@
 //! two simplices must fall on the same side here as there.
 
 use super::features::{BLOCK, Lanes};
-use super::keys::{Key, KeyLayout, scales};
+use super::keys::{Key, KeyLayout, integer, scales};
 
 /// Scratch memory and results for one block of points.
 pub struct Embedding<const W: usize> {
@@ -82,7 +82,7 @@ impl<const W: usize> Embedding<W> {
         }
         for i in 0..=d {
             let (at, nearest, old) = (e[i], v[i], rank[i]);
-            let shifted: [i32; BLOCK] = each(|l| old[l] + excess[l] as i32);
+            let shifted: [i32; BLOCK] = each(|l| old[l] + integer(excess[l]));
             let wrap: [i32; BLOCK] =
                 each(|l| i32::from(shifted[l] < 0) - i32::from(shifted[l] > d as i32));
             rank[i] = each(|l| shifted[l] + wrap[l] * corners as i32);

@@ -119,11 +119,18 @@ impl<const W: usize> KeyLayout<W> {
     #[inline(always)]
     pub fn put(&self, keys: &mut [Key<W>; BLOCK], i: usize, q: &Lanes) {
         let (word, shift) = self.place[i];
-        // With one word the index is known when compiling, and the loop becomes vectors.
-        let word = if W == 1 { 0 } else { word };
         let low = self.low[i];
-        for l in 0..BLOCK {
-            keys[l][word] |= u64::from((q[l] as i32).wrapping_sub(low) as u32) << shift;
+        let field: [u64; BLOCK] =
+            std::array::from_fn(|l| u64::from(integer(q[l]).wrapping_sub(low) as u32));
+        if W == 1 {
+            // Values that are read, changed and written back become vectors.
+            let old: [u64; BLOCK] = std::array::from_fn(|l| keys[l][0]);
+            let new: [u64; BLOCK] = std::array::from_fn(|l| old[l] | field[l] << shift);
+            *keys = std::array::from_fn(|l| [new[l]; W]);
+        } else {
+            for l in 0..BLOCK {
+                keys[l][word] |= field[l] << shift;
+            }
         }
     }
 
@@ -133,6 +140,15 @@ impl<const W: usize> KeyLayout<W> {
         let key = if r == last { add(key, self.ones) } else { key };
         (sub(key, self.unit[axis]), if r == last { 0 } else { r + 1 })
     }
+}
+
+/// The integer that a float holds, of less than 2²² either way. Unlike `as`, which minds NaN and
+/// what is too large, it becomes vectors.
+#[inline(always)]
+pub fn integer(x: f32) -> i32 {
+    /// As far around this the floats are the integers.
+    const ONES: f32 = 1.5 * (1 << 23) as f32;
+    (x + ONES).to_bits().wrapping_sub(ONES.to_bits()) as i32
 }
 
 /// Word by word: no field overflows into the next, so words are independent.
