@@ -329,7 +329,9 @@ impl<'a> Model<'a> {
 
     /// Blurs the rows of every kernel and turns them into messages, as scores.
     fn blur(&self, rows: &mut AllRows) -> Result<(), Cancelled> {
-        for ((kernel, compatibility), rows) in self.kernels.iter().zip(rows) {
+        // All kernels at a time: where a lattice is small, its axes are too short to be shared out.
+        let kernels = self.kernels.par_iter().zip(rows).with_max_len(1);
+        kernels.try_for_each(|((kernel, compatibility), rows)| {
             let lattice = kernel.lattice();
             let unit = lattice.alpha() / NATS;
             let scale: Vec<f32> = match compatibility {
@@ -345,8 +347,8 @@ impl<'a> Model<'a> {
             if let Compatibility::Matrix(matrix) = compatibility {
                 penalize(matrix, self.labels, rows);
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 

@@ -10,8 +10,9 @@ use crate::control::{Cancelled, Control};
 use crate::memory::{Buffer, Workspace};
 use crate::simd::{Kernel, LINE, Level, Simd, dispatch, dispatch_rows};
 
-/// Chain entries that one task blurs.
-const ENTRIES_PER_TASK: usize = 1 << 12;
+/// Floats of the rows of the chain entries that one task blurs: waking a thread takes as long as some
+/// ten thousand.
+const FLOATS_PER_TASK: usize = 1 << 16;
 /// Ghosts that one task adds or sets.
 const GHOSTS_PER_TASK: usize = 1 << 12;
 /// How many chain entries ahead rows are called into the cache: they lie anywhere in memory.
@@ -226,9 +227,11 @@ impl Lattice {
             control.check()?;
             let axis = if direction == Direction::Forward { step } else { last - step };
             let scale = scale.filter(|_| step == last);
-            chain_tasks(&self.chains[axis]).into_par_iter().for_each(|chains| {
-                dispatch_rows(stride, BlurChains { chains, data, stride, scale });
-            });
+            chain_tasks(&self.chains[axis], FLOATS_PER_TASK / stride).into_par_iter().for_each(
+                |chains| {
+                    dispatch_rows(stride, BlurChains { chains, data, stride, scale });
+                },
+            );
         }
         self.for_ghosts(|owner, ghost| {
             // SAFETY: every ghost is written once, and owners are only read.
@@ -327,12 +330,13 @@ impl<F: Fn(f32) -> f32> Kernel for ScaleTile<'_, F> {
     }
 }
 
-/// Cuts chains into pieces of about [`ENTRIES_PER_TASK`], between chains.
-fn chain_tasks(chains: &[u32]) -> Vec<&[u32]> {
-    let mut tasks = Vec::with_capacity(chains.len() / ENTRIES_PER_TASK + 1);
+/// Cuts chains into pieces of about so many entries, at least one, between chains.
+fn chain_tasks(chains: &[u32], entries: usize) -> Vec<&[u32]> {
+    let entries = entries.max(1);
+    let mut tasks = Vec::with_capacity(chains.len() / entries + 1);
     let mut rest = chains;
     while !rest.is_empty() {
-        let nominal = ENTRIES_PER_TASK.min(rest.len()) - 1;
+        let nominal = entries.min(rest.len()) - 1;
         let end = rest[nominal..].iter().position(|row| row & CHAIN_END != 0);
         let (task, after) = rest.split_at(end.map_or(rest.len(), |end| nominal + end + 1));
         tasks.push(task);

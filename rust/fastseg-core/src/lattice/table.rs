@@ -15,7 +15,7 @@ pub struct Table<const W: usize> {
 impl<const W: usize> Table<W> {
     /// A table with room for about `expected` keys before it grows.
     pub fn with_room(expected: usize) -> Self {
-        let size = (expected * 2).next_power_of_two().max(64);
+        let size = (expected * 4).next_power_of_two().max(64);
         Self { entries: vec![([0; W], EMPTY); size], shift: u64::BITS - size.ilog2(), len: 0 }
     }
 
@@ -36,7 +36,7 @@ impl<const W: usize> Table<W> {
         }
         *entry = (*key, value);
         self.len += 1;
-        if self.len * 2 > self.entries.len() {
+        if self.len * 4 > self.entries.len() {
             self.grow();
         }
         value
@@ -67,7 +67,7 @@ impl<const W: usize> Table<W> {
 
     #[cold]
     fn grow(&mut self) {
-        let mut larger = Self::with_room(self.entries.len() * 2);
+        let mut larger = Self::with_room(self.entries.len() / 2);
         for (key, value) in self.entries.drain(..).filter(|entry| entry.1 != EMPTY) {
             let slot = larger.slot(&key);
             larger.entries[slot] = (key, value);
