@@ -230,6 +230,29 @@ def test_a_convolution_of_which_most_taps_fall_off(
         assert torch.allclose(out.double(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_weights_of_many_filters_stay_in_their_order(
+    monkeypatch: pytest.MonkeyPatch, stride: int
+) -> None:
+    conv = layers.Conv2d(64, 96, 3, padding=1, stride=stride)
+    image = torch.randn(1, 64, 8, 8).contiguous(memory_format=torch.channels_last)
+    expected = nn.Conv2d.forward(conv.double(), image.double())
+    forms = []
+    plain = nn.Conv2d.forward
+
+    def watched(conv: nn.Conv2d, image: Tensor) -> Tensor:
+        forms.append(image.is_contiguous())
+        return plain(conv, image)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", watched)
+    out = _without_gradients(conv.float(), image)
+    assert forms == [True]
+    assert torch.allclose(out.double(), expected, atol=1e-5)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    conv(image)
+    assert forms == [True, False], "where gradients are needed nothing changes"
+
+
 def test_where_pytorch_convolves() -> None:
     image = torch.randn(1, 20, 32, 32)
     plain = layers.Conv2d(20, 20, 3, padding=1)

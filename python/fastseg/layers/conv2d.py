@@ -21,6 +21,8 @@ _FEW_TAPS = 0.6
 # Pixels and input channels from which on the products of single taps are large enough.
 _TAP_PIXELS = 1024
 _TAP_CHANNELS = 256
+# Weights per value of a map from which on reordering them takes longer than reordering the map.
+_HEAVY = 8
 
 
 class Conv2d(nn.Conv2d):
@@ -62,7 +64,13 @@ class Conv2d(nn.Conv2d):
             one = self.weight.new_ones(self.out_channels)
             return self.scaled(maps, one, torch.zeros_like(one), relu=False)
         stacked = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
-        return self._by_taps(stacked) if self._has_few_taps(stacked) else super().forward(stacked)
+        if self._has_few_taps(stacked):
+            return self._by_taps(stacked)
+        if self._has_heavy_weights(stacked):
+            # PyTorch would bring the weights into the order of the map, anew each time.
+            out = super().forward(stacked.contiguous())
+            return out.contiguous(memory_format=torch.channels_last)
+        return super().forward(stacked)
 
     def scaled(self, maps: Sequence[Tensor], scale: Tensor, shift: Tensor, *, relu: bool) -> Tensor:
         """Computes relu(scale · convolution + shift) in one step, where `saves_products` says so.
@@ -118,6 +126,18 @@ class Conv2d(nn.Conv2d):
             self.in_channels >= _TAP_CHANNELS
             and stacked.shape[0] * height * width >= _TAP_PIXELS
             and taps <= _FEW_TAPS * 9 * height * width
+        )
+
+    def _has_heavy_weights(self, stacked: Tensor) -> bool:
+        """Whether the map's channels are innermost, the weights' are not, and these are more."""
+        return (
+            not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+            and stacked.device.type == "cpu"
+            and self.kernel_size != (1, 1)
+            and self.weight.is_contiguous()
+            and stacked.is_contiguous(memory_format=torch.channels_last)
+            and self.weight.numel() >= _HEAVY * stacked.numel()
         )
 
     def _is_plain(self, maps: Sequence[Tensor]) -> bool:
