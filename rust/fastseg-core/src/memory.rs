@@ -67,11 +67,16 @@ impl Workspace {
 
     fn put_back(&self, block: Block) {
         let limit = self.limit();
-        let mut free = lock(&self.free);
-        let kept: usize = free.iter().map(|block| block.bytes).sum();
-        if kept + block.bytes <= limit {
-            free.push(block);
+        if block.bytes > limit {
+            return;
         }
+        let mut free = lock(&self.free);
+        let mut kept: usize = free.iter().map(|block| block.bytes).sum();
+        // The oldest go: what was in use last is wanted again next, not that of an earlier size.
+        while kept + block.bytes > limit {
+            kept -= free.remove(0).bytes;
+        }
+        free.push(block);
     }
 }
 
@@ -191,6 +196,19 @@ mod tests {
         assert_eq!(workspace.bytes(), 4000);
         workspace.set_limit(0);
         assert_eq!(workspace.bytes(), 0);
+    }
+
+    #[test]
+    fn the_latest_are_kept() {
+        let workspace = Workspace::new(5000);
+        let mut small = workspace.take::<f32>(100);
+        small.fill(3.0);
+        drop(workspace.take::<f32>(1200));
+        drop(small);
+        assert_eq!(workspace.bytes(), 400);
+        assert_eq!(workspace.take::<f32>(100)[0], 3.0);
+        drop(workspace.take::<f32>(5000));
+        assert_eq!(workspace.bytes(), 400);
     }
 
     #[test]
