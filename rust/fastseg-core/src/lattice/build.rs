@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::embed::Embedding;
 use super::features::{BLOCK, Features};
 use super::keys::{Key, KeyLayout, ranges, sub, words};
-use super::table::Table;
+use super::table::{NONE, Table};
 use super::tiling::{TILE, Tiling};
 use super::{Band, CHAIN_END, Lattice, LatticeError};
 use crate::control::Control;
@@ -21,8 +21,6 @@ use crate::simd::{Kernel, Simd, dispatch};
 
 /// Widest key in words; enough for about a hundred features.
 const MAX_WORDS: usize = 8;
-
-const NONE: u32 = u32::MAX;
 
 impl Lattice {
     /// Builds the lattice of `features`.
@@ -68,8 +66,6 @@ struct Build<'a> {
 struct BandVertices<const W: usize> {
     /// One table for each class, from key to number within the band.
     tables: Vec<Table<W>>,
-    /// For each class the keys and numbers, in order of first touch.
-    touched: Vec<Vec<(Key<W>, u32)>>,
     count: u32,
 }
 
@@ -78,7 +74,6 @@ impl<const W: usize> BandVertices<W> {
         Self {
             // A picture has a few hundredths as many vertices of a class as points.
             tables: vec![Table::with_room(points / 64); classes],
-            touched: vec![Vec::new(); classes],
             count: 0,
         }
     }
@@ -86,10 +81,7 @@ impl<const W: usize> BandVertices<W> {
     #[inline(always)]
     fn number(&mut self, class: usize, key: Key<W>) -> u32 {
         let number = self.tables[class].get_or_insert(&key, self.count);
-        if number == self.count {
-            self.touched[class].push((key, number));
-            self.count += 1;
-        }
+        self.count += u32::from(number == self.count);
         number
     }
 
@@ -219,11 +211,12 @@ fn merge<const W: usize>(
     let merged: Vec<_> = (0..classes)
         .into_par_iter()
         .map(|class| {
-            let most = vertices.iter().map(|band| band.touched[class].len()).max().unwrap_or(0);
+            let most =
+                vertices.iter().map(|band| band.tables[class].entries().len()).max().unwrap_or(0);
             let mut table = Table::with_room(2 * most);
             let mut ghosts = Vec::new();
             for (vertices, band) in vertices.iter().zip(bands) {
-                for (key, number) in &vertices.touched[class] {
+                for (key, number) in vertices.tables[class].entries() {
                     let row = band.rows.start as u32 + number;
                     let owner = table.get_or_insert(key, row);
                     if owner != row {
@@ -249,14 +242,14 @@ fn chains<const W: usize>(
 ) -> Vec<u32> {
     let last_axis = axis + 1 == tables.len();
     let mut next = vec![NONE; owned.len()];
-    let mut is_first = owned.to_vec();
+    let mut is_first = [owned, &[false]].concat();
     for (class, table) in tables.iter().enumerate() {
-        for (key, row) in table.iter() {
-            let (neighbour, class) = layout.next(*key, class, axis);
-            if let Some(neighbour) = tables[class].get(&neighbour) {
-                next[row as usize] = neighbour;
-                is_first[neighbour as usize] = false;
-            }
+        for &(key, row) in table.entries() {
+            let (neighbour, class) = layout.next(key, class, axis);
+            let neighbour = tables[class].get(&neighbour);
+            next[row as usize] = neighbour;
+            // Which vertices have a neighbour cannot be foretold: those without mark one too many.
+            is_first[owned.len().min(neighbour as usize)] = false;
         }
     }
     let mut chains = Vec::new();
@@ -367,7 +360,7 @@ impl<const W: usize> EmbedBand<'_, W> {
 }
 
 /// A run of the tile.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Run {
     /// Its first point.
     point: u16,
@@ -490,28 +483,31 @@ impl<const W: usize> TileSimplices<W> {
         let n = d + 1;
         self.tile += 1;
         self.runs.clear();
-        for point in 0..points as u16 {
-            let (base, code) = (self.base[usize::from(point)], self.code[usize::from(point)]);
-            let mut slot = self.slot[usize::from(point)] as usize;
+        self.runs.resize(points, Run::default());
+        // Whether a simplex is new cannot be foretold, so nothing branches on it: the run to come is
+        // compared as if it had been found.
+        let mut count = 0;
+        for point in 0..points {
+            let (base, code) = (self.base[point], self.code[point]);
+            self.runs[count].point = point as u16;
+            let mut slot = self.slot[point] as usize;
             let run = loop {
-                let (tile, run) = self.slots[slot];
-                if tile != self.tile {
-                    let run = self.runs.len() as u16;
-                    self.slots[slot] = (self.tile, run);
-                    self.runs.push(Run { point, length: 0, place: 0, start: 0 });
-                    break run;
-                }
-                let other = usize::from(self.runs[usize::from(run)].point);
-                let is_same = self.base[other] == base && self.code[other] == code;
-                if is_same && self.has_equal_steps(d, usize::from(point), other) {
+                let (tile, found) = self.slots[slot];
+                let run = if tile == self.tile { usize::from(found) } else { count };
+                let other = usize::from(self.runs[run].point);
+                let is_same = (self.base[other] == base) & (self.code[other] == code);
+                if is_same && self.has_equal_steps(d, point, other) {
                     break run;
                 }
                 slot = (slot + 1) % SLOTS;
             };
-            let length = &mut self.runs[usize::from(run)].length;
-            self.run[usize::from(point)] = (run, *length);
+            self.slots[slot] = (self.tile, run as u16);
+            count += usize::from(run == count);
+            let length = &mut self.runs[run].length;
+            self.run[point] = (run as u16, *length);
             *length += 1;
         }
+        self.runs.truncate(count);
         // Runs of equal length follow each other: a loop over a run then ends where the processor
         // expects it to. The longest are few and share a bucket.
         let bucket = |run: &Run| usize::from(run.length).min(LENGTHS);
@@ -533,10 +529,19 @@ impl<const W: usize> TileSimplices<W> {
             *next = (next.0 + 1, next.1 + run.length);
         }
         for (point, &(run, before)) in self.run[..points].iter().enumerate() {
-            let at = usize::from(self.runs[usize::from(run)].start + before);
-            order[at] = point as u16;
-            let row = point * pitch(d);
-            weights[at * n..(at + 1) * n].copy_from_slice(&self.weights[row..row + n]);
+            order[usize::from(self.runs[usize::from(run)].start + before)] = point as u16;
+        }
+        // Whole rows are copied, padding too, which the next one overwrites.
+        let pitch = pitch(d);
+        let mut rest = &mut weights[..points * n];
+        let mut points = order.iter();
+        while let Some((to, _)) = rest.split_at_mut_checked(pitch) {
+            let Some(&point) = points.next() else { break };
+            to.copy_from_slice(&self.weights[usize::from(point) * pitch..][..pitch]);
+            rest = &mut rest[n..];
+        }
+        for (to, &point) in rest.chunks_exact_mut(n).zip(points) {
+            to.copy_from_slice(&self.weights[usize::from(point) * pitch..][..n]);
         }
         self.runs.len()
     }

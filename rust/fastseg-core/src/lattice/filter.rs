@@ -322,11 +322,22 @@ impl<F: Fn(f32) -> f32> Kernel for ScaleTile<'_, F> {
         for x in &mut block {
             *x = factor(*x);
         }
-        let weights = weights[runs.first * n..].chunks_exact_mut(n);
-        for (weights, &p) in weights.zip(runs.order) {
-            let factor = block[usize::from(p)];
-            weights.iter_mut().for_each(|weight| *weight *= factor);
+        let weights = &mut weights[runs.first * n..];
+        // A literal number of weights lets the loop over them unroll.
+        match n {
+            3 => scale_rows(3, weights, runs.order, &block),
+            6 => scale_rows(6, weights, runs.order, &block),
+            n => scale_rows(n, weights, runs.order, &block),
         }
+    }
+}
+
+/// Multiplies the `n` weights of each point by its factor.
+#[inline(always)]
+fn scale_rows(n: usize, weights: &mut [f32], order: &[u16], factors: &[f32; TILE]) {
+    for (weights, &point) in weights.chunks_exact_mut(n).zip(order) {
+        let factor = factors[usize::from(point)];
+        weights.iter_mut().for_each(|weight| *weight *= factor);
     }
 }
 
