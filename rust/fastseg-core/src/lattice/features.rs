@@ -179,9 +179,12 @@ fn fill_channels<T: Copy>(
 ) {
     // Of a whole block in colour the sizes are known when compiling.
     if let (Ok(pixels), [a, b, c]) = (<&[T; 3 * BLOCK]>::try_from(pixels), &mut *channels) {
-        for (channel, (lanes, sigma)) in [a, b, c].into_iter().zip(sigmas).enumerate() {
-            let values: [T; BLOCK] = std::array::from_fn(|lane| pixels[3 * lane + channel]);
-            *lanes = std::array::from_fn(|lane| float(values[lane]) / sigma);
+        // One loop over all channels: the pixels are read in whole vectors and taken apart there.
+        for (lane, pixel) in pixels.as_chunks::<3>().0.iter().enumerate() {
+            (a[lane], b[lane], c[lane]) = (float(pixel[0]), float(pixel[1]), float(pixel[2]));
+        }
+        for (lanes, sigma) in [a, b, c].into_iter().zip(sigmas) {
+            lanes.iter_mut().for_each(|value| *value /= sigma);
         }
         return;
     }
