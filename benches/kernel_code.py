@@ -85,7 +85,8 @@ CHIPS = {
 _TENSOR_CORE = re.compile(
     r"^\s*(?:@%?\w+\s+)?(wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_s?mfma_)", re.M
 )
-_PRODUCT = re.compile(r"tt\.dot\b[^\n]*")
+# The element type of the first factor, and how it is multiplied.
+_PRODUCT = re.compile(r"tt\.dot\b([^\n]*?) : tensor<[\dx]*x([a-z]\w*)[^>]*> \*")
 
 
 @dataclass(frozen=True)
@@ -193,12 +194,10 @@ def _number(pattern: str, text: str) -> int:
 
 def _has_product(program: str, chip: Chip) -> bool:
     """Whether there is a product for tensor cores: NVIDIA's have none in full float32."""
-    products = _PRODUCT.findall(program)
-    if chip.target.backend == "cuda":
-        products = [
-            line for line in products if "xf32>" not in line or "inputPrecision = tf32" in line
-        ]
-    return bool(products)
+    return any(
+        chip.target.backend == "hip" or factor != "f32" or "inputPrecision = tf32" in how
+        for how, factor in _PRODUCT.findall(program)
+    )
 
 
 def precision(launch: Recorded) -> str:

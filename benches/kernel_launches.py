@@ -37,12 +37,14 @@ class Workload:
         place: where in which network, for readers.
         run: calls the operation; it is given a function that makes tensors of a shape.
         dtype: of the tensors that are made.
+        tf32: whether float32 may be multiplied as TF32.
     """
 
     operation: str
     place: str
     run: Callable[[Maker], object]
     dtype: torch.dtype
+    tf32: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,11 +165,21 @@ def record(workload: Workload) -> list[Recorded]:
     def make(*shape: int, dtype: torch.dtype = workload.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, requires_grad=dtype.is_floating_point)
 
-    with FakeTensorMode(), listening(workload, found.append):
+    with FakeTensorMode(), _tf32(workload.tf32), listening(workload, found.append):
         result = workload.run(make)
         if isinstance(result, Tensor) and result.requires_grad:
             result.backward(torch.empty_like(result))
     return found
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def interpreting() -> bool:

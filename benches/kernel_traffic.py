@@ -106,7 +106,7 @@ def _largest_first(given: list[Workload]) -> Iterator[Workload]:
     for dtype in (torch.float16, torch.float32):
         for network in reversed(NETWORKS):
             place = network.name
-            yield from (w for w in given if w.dtype == dtype and w.place.startswith(place))
+            yield from (w for w in given if w.dtype == dtype and place in w.place)
 
 
 def main() -> None:

@@ -16,7 +16,14 @@ from torch import Tensor
 from fastseg import ops
 from kernel_launches import Maker, Workload
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+# What tensors are made of, and whether float32 is multiplied as TF32: a program of its own for the
+# kernels with matrix products, the same one for all others.
+PRECISIONS = (
+    (torch.float16, False),
+    (torch.bfloat16, False),
+    (torch.float32, False),
+    (torch.float32, True),
+)
 HEADS, REDUCTIONS, STRIDES = (1, 2, 5, 8), (8, 4, 2, 1), (4, 8, 16, 32)
 
 
@@ -170,23 +177,23 @@ def refinement(network: Network, make: Maker) -> object:
 
 
 def workloads() -> list[Workload]:
-    """Every operation of every network in every dtype, and refinement, which is in float32."""
+    """Every operation of every network in every precision, and refinement, which is in float32."""
     found = [
         Workload("refine", f"refining {n.name}", partial(refinement, n), torch.float32)
         for n in NETWORKS[::2]
     ]
     for network in NETWORKS:
         for call, stages in OPERATIONS:
-            for dtype in DTYPES:
+            for precision in PRECISIONS:
                 if stages is None:
-                    found.append(_workload(call, network, dtype))
+                    found.append(_workload(call, network, precision))
                 for stage in stages or ():
-                    found.append(_workload(call, network, dtype, stage))
+                    found.append(_workload(call, network, precision, stage))
     return found
 
 
 def _workload(
-    call: Callable[..., object], network: Network, dtype: torch.dtype, *stage: int
+    call: Callable[..., object], network: Network, precision: tuple[torch.dtype, bool], *stage: int
 ) -> Workload:
     place = " ".join([network.name, *(f"stage {index + 1}" for index in stage)])
-    return Workload(call.__name__, place, lambda make: call(network, *stage, make), dtype)
+    return Workload(call.__name__, place, lambda make: call(network, *stage, make), *precision)

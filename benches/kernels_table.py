@@ -30,8 +30,9 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "kernels.json"
 PAGE = HERE.parent / "docs" / "kernels-compiled.md"
 LIMITS = HERE / "kernel_limits.toml"
-# Code that was read before, by what it was compiled from.
-CACHE = HERE.parent / "target" / "kernels"
+# Code that was read before, by how it was read and what it was compiled from.
+READER = hashlib.sha256((HERE / "kernel_code.py").read_bytes()).hexdigest()[:8]
+CACHE = HERE.parent / "target" / "kernels" / READER
 
 Entry = dict[str, Any]
 _jobs: list[tuple[str, Recorded, str]] = []
@@ -190,7 +191,8 @@ PREFACE = """# Kernels, compiled
 
 Written by `make kernels`, which needs no GPU: **these are properties of machine code, and no
 measurements**. Every kernel is compiled by Triton {triton} in every way it is launched in SegFormer
-B0 and B2 at 512×512 and 1024×2048, for six chips. [Kernels](kernels.md) says what each one does.
+B0 and B2 at 512×512 and 1024×2048, float32 with and without TF32, for six chips.
+[Kernels](kernels.md) says what each one does.
 
 - **Registers** of a thread and **shared** memory of a block (KiB), from the assembler. Registers
   that spill: {spills}.

@@ -152,7 +152,7 @@ def folded_decoder(
             MAPS=len(maps),
             MOST=most,
             REST=rest,
-            PRECISION=input_precision(),
+            PRECISION=input_precision(maps[0]),
             **how.options(),
         )
 

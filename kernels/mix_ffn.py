@@ -172,7 +172,7 @@ def mix_ffn(
             *(tokens, added, *parameters, out),
             *(height, width, channels, hidden, *steps(tokens), *steps(added)),
             RESIDUAL=residual is not None,
-            PRECISION=input_precision(),
+            PRECISION=input_precision(tokens),
             CHANNELS=max(16, triton.next_power_of_2(channels)),
             HIDDEN=max(16, triton.next_power_of_2(hidden)),
             **how.options(),

@@ -277,7 +277,7 @@ def sequence_reduced_attention(
             num_heads,
             LOG2_E * width**-0.5,
             WIDTH=width,
-            PRECISION=input_precision(),
+            PRECISION=input_precision(query),
             BLOCK_D=_padded(width),
             **how.options(),
         )
@@ -314,7 +314,7 @@ def sequence_reduced_attention_backward(
     delta = torch.empty_like(lse)
     splits = _splits(batch * heads * triton.cdiv(keys, 64), triton.cdiv(queries, 256))
     parts = [key.new_empty((splits, *key.shape), dtype=torch.float32) for _ in range(2)]
-    fixed = {"WIDTH": width, "PRECISION": input_precision(), "BLOCK_D": _padded(width)}
+    fixed = {"WIDTH": width, "PRECISION": input_precision(query), "BLOCK_D": _padded(width)}
     strides, scale = _strides(grad, query, key, value), LOG2_E * width**-0.5
     tensors = grad, query, key, value
 

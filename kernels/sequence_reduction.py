@@ -117,7 +117,7 @@ def sequence_reduction(
             CHANNELS=channels,
             WIDTH=outputs,
             SIDE=side,
-            PRECISION=input_precision(),
+            PRECISION=input_precision(tokens),
             BLOCK_N=max(16, triton.next_power_of_2(outputs)),
             **how.options(),
         )

@@ -60,6 +60,23 @@ def test_the_committed_table_is_whole(committed: dict, table) -> None:
     assert table.misses(committed["entries"]) == []
 
 
+def test_products_are_held_to_tensor_cores(repository: Path, committed: dict) -> None:
+    seen = set()
+    for entry in committed["entries"]:
+        file = entry["kernel"].split(".")[0]
+        if "tl.dot(" not in (repository / "kernels" / f"{file}.py").read_text("utf-8"):
+            continue
+        exact = (entry["dtype"], entry["options"]["PRECISION"]) == ("fp32", "ieee")
+        nvidia = {chip: code for chip, code in entry["chips"].items() if chip.startswith("sm_")}
+        assert {code["product"] for code in nvidia.values()} == {not exact}, entry["kernel"]
+        seen.add((file, entry["dtype"], entry["options"]["PRECISION"]))
+    for file in {file for file, *_ in seen}:
+        # TF32 is a program of its own, and 16 bits are the same with and without it.
+        ways = {(dtype, how) for name, dtype, how in seen if name == file}
+        wanted = {("fp16", "ieee"), ("bf16", "ieee"), ("fp32", "tf32")}
+        assert wanted <= ways <= {*wanted, ("fp32", "ieee")}, file
+
+
 def launches(results: dict) -> list[tuple]:
     return [(e["kernel"], e["dtype"], sorted(e["options"].items())) for e in results["entries"]]
 
