@@ -54,8 +54,12 @@ test-rust: ## Run the tests of the Rust engine alone, for each instruction set
 	FASTSEG_SIMD=avx2 cargo test --quiet --package fastseg-core --test engine
 	FASTSEG_SIMD=baseline cargo test --quiet --package fastseg-core --test engine
 
+# A process for each core; each loads PyTorch, and more than eight are not worth their memory. Files stay
+# together, so that what a file sets up once is set up once. PYTEST_ARGS='-n 0' takes one process.
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 8 --dist loadfile
+
 test-python: setup ## Run the Python tests (PYTEST_ARGS='-k refine' picks some)
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 # An environment inside the environment: its own transformers, everything else from outside.
 OLD := $(VENV)/transformers-old
@@ -68,7 +72,7 @@ $(OLD)/.stamp: pyproject.toml | $(VENV)/.stamp-dev
 	@touch $@
 
 test-transformers-old: setup $(OLD)/.stamp ## Run the tests of fastseg.accelerate with a transformers before 5.9
-	$(OLD)/bin/python -I -m pytest tests/acceleration $(PYTEST_ARGS)
+	$(OLD)/bin/python -I -m pytest $(SIDE_BY_SIDE) tests/acceleration $(PYTEST_ARGS)
 
 test-asan: ## Run the engine's tests under AddressSanitizer (needs a nightly toolchain)
 	RUSTFLAGS=-Zsanitizer=address cargo +nightly test --package fastseg-core \

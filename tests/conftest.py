@@ -5,6 +5,13 @@ from pathlib import Path
 
 import pytest
 
+# Test processes share the cores: each has as many threads of PyTorch and NumPy as fall to it, which
+# is read when they are first imported. Threads of the engine sleep when they have nothing to do.
+PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if PROCESSES > 1:
+    share = max(1, (os.cpu_count() or 1) // PROCESSES)
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))
+
 # Triton reads it when first imported; `make test-gpu` sets 0, everything else interprets kernels.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 

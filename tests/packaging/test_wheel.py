@@ -61,7 +61,7 @@ def build_settings(repository: Path) -> dict[str, str]:
         "CARGO_TARGET_DIR": str(repository / "target" / "packaging"),
         "CARGO_PROFILE_RELEASE_LTO": "off",
         "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16",
-        "CARGO_PROFILE_RELEASE_OPT_LEVEL": "1",
+        "CARGO_PROFILE_RELEASE_OPT_LEVEL": "0",
     }
 
 
