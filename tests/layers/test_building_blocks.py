@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from fastseg import layers
 from fastseg.errors import ParameterError, ShapeError
+from fastseg.layers import conv2d
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8])
@@ -214,7 +215,8 @@ def test_a_convolution_with_fewer_products(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate", "size"), [(12, (32, 33)), (24, (32, 40)), (36, (32, 32)), (20, (15, 90))]
+    ("rate", "size"),
+    [(12, (32, 33)), (24, (32, 40)), (36, (32, 32)), (20, (15, 90)), (9, (8, 9)), (90, (90, 15))],
 )
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_convolution_of_which_most_taps_fall_off(
@@ -251,6 +253,52 @@ def test_weights_of_many_filters_stay_in_their_order(
     assert out.is_contiguous(memory_format=torch.channels_last)
     conv(image)
     assert forms == [True, False], "where gradients are needed nothing changes"
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_many_weights_are_given_in_parts(
+    monkeypatch: pytest.MonkeyPatch, stride: int, bias: bool
+) -> None:
+    monkeypatch.setattr(conv2d, "_WEIGHTS", 64 * 9 * 40)
+    conv = layers.Conv2d(64, 96, 3, padding=1, stride=stride, bias=bias)
+    image = torch.randn(1, 64, 8, 8).contiguous(memory_format=torch.channels_last)
+    expected = nn.Conv2d.forward(conv.double(), image.double())
+    given = []
+    plain = F.conv2d
+
+    def watched(image: Tensor, weight: Tensor, *options: Any) -> Tensor:
+        given.append(len(weight))
+        return plain(image, weight, *options)
+
+    monkeypatch.setattr(F, "conv2d", watched)
+    out = _without_gradients(conv.float(), image)
+    assert given == [40, 40, 16]
+    assert torch.allclose(out.double(), expected, atol=1e-5)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_single_pixel_with_many_weights_is_a_product(
+    monkeypatch: pytest.MonkeyPatch, bias: bool
+) -> None:
+    monkeypatch.setattr(conv2d, "_WEIGHTS", 20 * 30)
+    conv = layers.Conv2d(20, 30, 1, bias=bias)
+    image = torch.randn(2, 20, 5, 7).contiguous(memory_format=torch.channels_last)
+    expected = nn.Conv2d.forward(conv.double(), image.double())
+    with monkeypatch.context() as changed:
+        changed.setattr(nn.Conv2d, "forward", None)
+        out = _without_gradients(conv.float(), image)
+    assert torch.allclose(out.double(), expected, atol=1e-5)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert conv(image).requires_grad, "where gradients are needed it is PyTorch's"
+
+
+def test_the_pyramid_without_gradients() -> None:
+    pyramid = layers.ASPP(20, rates=(2, 30), out_channels=8).eval()
+    image = torch.randn(2, 20, 12, 15)
+    expected = pyramid(image)
+    assert torch.allclose(_without_gradients(pyramid, image), expected, atol=1e-5)
 
 
 def test_where_pytorch_convolves() -> None:

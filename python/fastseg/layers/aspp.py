@@ -76,9 +76,22 @@ class ASPP(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Computes (B, out_channels, H, W) from (B, in_channels, H, W)."""
-        branches = torch.cat([conv(features) for conv in self.convs], dim=1)
-        out: Tensor = self.project(branches)
+        out: Tensor = self.project(self._branches(features))
         return out
+
+    def _branches(self, features: Tensor) -> Tensor:
+        """All branches' maps, one stacked on the other."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return torch.cat([conv(features) for conv in self.convs], dim=1)
+        # Each goes where it belongs at once: no two copies of all of them are in memory.
+        first: Tensor = self.convs[0](features)
+        batch, channels, height, width = first.shape
+        stacked = first.new_empty(batch, height, width, len(self.convs) * channels)
+        stacked = stacked.permute(0, 3, 1, 2)
+        stacked[:, :channels] = first
+        for index, conv in enumerate(self.convs[1:], start=1):
+            stacked[:, index * channels : (index + 1) * channels] = conv(features)
+        return stacked
 
 
 class ASPPSum(nn.Module):

@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fastseg import ops
 
@@ -23,6 +24,8 @@ _TAP_PIXELS = 1024
 _TAP_CHANNELS = 256
 # Weights per value of a map from which on reordering them takes longer than reordering the map.
 _HEAVY = 8
+# Weights that PyTorch is given at once: it reorders them into memory of their size.
+_WEIGHTS = 1 << 20
 
 
 class Conv2d(nn.Conv2d):
@@ -30,7 +33,8 @@ class Conv2d(nn.Conv2d):
 
     Where nothing needs gradients, in float32, and where it saves time, windows of stride 1 are
     computed by `fastseg.ops.conv3x3`, and those of which most taps fall off the map tap by tap.
-    Everywhere else it is PyTorch's layer; weights, names and arguments are the same.
+    Where weights are many, no second copy of all of them is made. Everywhere else it is PyTorch's
+    layer; weights, names and arguments are the same.
 
     Example:
         >>> import torch
@@ -66,10 +70,11 @@ class Conv2d(nn.Conv2d):
         stacked = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
         if self._has_few_taps(stacked):
             return self._by_taps(stacked)
+        if self._is_product(stacked):
+            tokens = stacked.permute(0, 2, 3, 1)
+            return F.linear(tokens, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
         if self._has_heavy_weights(stacked):
-            # PyTorch would bring the weights into the order of the map, anew each time.
-            out = super().forward(stacked.contiguous())
-            return out.contiguous(memory_format=torch.channels_last)
+            return self._in_order_of_weights(stacked)
         return super().forward(stacked)
 
     def scaled(self, maps: Sequence[Tensor], scale: Tensor, shift: Tensor, *, relu: bool) -> Tensor:
@@ -108,19 +113,39 @@ class Conv2d(nn.Conv2d):
         rows, columns = _seen(height, rate), _seen(width, rate)
         for first in range(0, channels, _TAP_CHANNELS):
             some = slice(first, first + _TAP_CHANNELS)
-            weights = self.weight[:, some].permute(2, 3, 1, 0).contiguous()
-            for i, (to_y, from_y) in rows.items():
-                for j, (to_x, from_x) in columns.items():
+            weights = self.weight[:, some, _all_or_middle(rows), _all_or_middle(columns)]
+            weights = weights.permute(2, 3, 0, 1).contiguous()
+            for (to_y, from_y), row in zip(rows.values(), weights, strict=True):
+                for (to_x, from_x), tap in zip(columns.values(), row, strict=True):
                     seen = tokens[:, from_y, from_x, some]
-                    product = seen.reshape(-1, seen.shape[3]) @ weights[i, j]
+                    product = F.linear(seen.reshape(-1, seen.shape[3]), tap)
                     out[:, to_y, to_x] += product.view(*seen.shape[:3], filters)
         return out.permute(0, 3, 1, 2)
+
+    def _in_order_of_weights(self, stacked: Tensor) -> Tensor:
+        """Reorders the map, some filters at a time.
+
+        PyTorch would bring the weights into the order of the map, anew each time.
+        """
+        stacked = stacked.contiguous()
+        filters = max(1, _WEIGHTS // self.weight[0].numel())
+        if self.groups > 1 or self.padding_mode != "zeros" or filters >= self.out_channels:
+            return super().forward(stacked).contiguous(memory_format=torch.channels_last)
+        parts = []
+        for first in range(0, self.out_channels, filters):
+            some = slice(first, first + filters)
+            bias = self.bias[some] if self.bias is not None else None
+            weight = self.weight[some]
+            parts.append(F.conv2d(stacked, weight, bias, self.stride, self.padding, self.dilation))
+        return torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last)
 
     def _has_few_taps(self, stacked: Tensor) -> bool:
         """Whether `_by_taps` may take the place of this layer, and leaves out enough taps."""
         if not self._is_plain([stacked]) or self.padding[0] != self.dilation[0]:
             return False
         height, width = stacked.shape[-2:]
+        if self.dilation[0] >= max(height, width):
+            return True
         taps = _taps(height, self.dilation[0]) * _taps(width, self.dilation[0])
         return (
             self.in_channels >= _TAP_CHANNELS
@@ -140,8 +165,18 @@ class Conv2d(nn.Conv2d):
             and self.weight.numel() >= _HEAVY * stacked.numel()
         )
 
-    def _is_plain(self, maps: Sequence[Tensor]) -> bool:
-        """Whether it convolves with dense 3×3 windows of stride 1, and nothing is learned."""
+    def _is_product(self, stacked: Tensor) -> bool:
+        """Whether it is a matrix product with so many weights that none may be copied."""
+        return (
+            self.weight.numel() >= _WEIGHTS
+            and self._is_plain([stacked], side=1)
+            and self.padding == (0, 0)
+            and self.weight.is_contiguous()
+            and stacked.is_contiguous(memory_format=torch.channels_last)
+        )
+
+    def _is_plain(self, maps: Sequence[Tensor], side: int = 3) -> bool:
+        """Whether it convolves with dense windows of stride 1, and nothing is learned."""
         return not (
             torch.is_grad_enabled()
             or torch.compiler.is_compiling()
@@ -150,7 +185,7 @@ class Conv2d(nn.Conv2d):
                 for x in (*maps, self.weight)
             )
             or torch.is_autocast_enabled("cpu")
-            or self.kernel_size != (3, 3)
+            or self.kernel_size != (side, side)
             or self.stride != (1, 1)
             or self.groups != 1
             or self.dilation[0] != self.dilation[1]
@@ -183,6 +218,11 @@ def _tiles(side: int, rate: int) -> int:
 def _taps(side: int, rate: int) -> int:
     """Taps on a map, of all three of all pixels along an axis that keeps its size."""
     return side + 2 * max(0, side - rate)
+
+
+def _all_or_middle(seen: dict[int, tuple[slice, slice]]) -> slice:
+    """The taps along an axis of which any is on the map."""
+    return slice(None) if len(seen) > 1 else slice(1, 2)
 
 
 def _seen(side: int, rate: int) -> dict[int, tuple[slice, slice]]:

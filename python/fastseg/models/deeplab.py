@@ -238,13 +238,13 @@ class DeepLabV3(_OnEncoder):
             in_channels=in_channels,
             encoder=encoder,
             output_stride=output_stride,
-            indices=(-2, -1),
+            indices=(-2, -1) if auxiliary else (-1,),
             pretrained=pretrained,
             options={"rates": distances, "auxiliary": auxiliary},
         )
         block = ConvNormAct(256, 256)
         self.classifier = nn.Sequential(
-            ASPP(self.channels[1], rates=distances),
+            ASPP(self.channels[-1], rates=distances),
             block[0],
             block[1],
             block[2],
@@ -254,11 +254,11 @@ class DeepLabV3(_OnEncoder):
 
     def scores(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes logits at the encoder's stride."""
-        finer, features = self.backbone(image)
+        *finer, features = self.backbone(image)
         logits = self.stage(self.classifier, features)
         if self.aux_classifier is None or not self.training:
             return logits, {}
-        return logits, {"aux": self.stage(self.aux_classifier, finer)}
+        return logits, {"aux": self.stage(self.aux_classifier, *finer)}
 
 
 @register("deeplab_v3plus")
@@ -306,12 +306,15 @@ class DeepLabV3Plus(_OnEncoder):
 
     def scores(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes logits at stride 4."""
-        low, features = self.backbone(image)
-        deep = self.stage(self.aspp, features)
+        low, deep = self.backbone(image)
+        # Each map is let go before the next is made, the widest first.
+        low = self.low(low)
+        deep = self.stage(self.aspp, deep)
         size = (low.shape[-2], low.shape[-1])
-        deep = F.interpolate(deep, size, mode="bilinear", align_corners=False)
-        features = self.stage(self.fuse, [deep, self.low(low)])
-        return self.classifier(self.stage(self.refine, features)), {}
+        enlarged = F.interpolate(deep, size, mode="bilinear", align_corners=False)
+        deep = self.stage(self.fuse, [enlarged, low])
+        del enlarged, low
+        return self.classifier(self.stage(self.refine, deep)), {}
 
 
 def _rates(rates: Sequence[int] | None, output_stride: int) -> list[int]:

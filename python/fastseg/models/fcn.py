@@ -241,22 +241,22 @@ class FCNResNet(SegmentationModel):
         found = Encoder(
             encoder,
             in_channels=in_channels,
-            indices=(-2, -1),
+            indices=(-2, -1) if auxiliary else (-1,),
             output_stride=output_stride,
             pretrained=pretrained,
         )
         self.backbone = found.model
-        self.classifier = FCNHead(found.channels[1], num_classes)
+        self.classifier = FCNHead(found.channels[-1], num_classes)
         self.aux_classifier = FCNHead(found.channels[0], num_classes) if auxiliary else None
         self.stride = self.normalized_stride = output_stride
 
     def scores(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes logits at the backbone's stride."""
-        finer, features = self.backbone(image)
+        *finer, features = self.backbone(image)
         logits = self.stage(self.classifier, features)
         if self.aux_classifier is None or not self.training:
             return logits, {}
-        return logits, {"aux": self.stage(self.aux_classifier, finer)}
+        return logits, {"aux": self.stage(self.aux_classifier, *finer)}
 
 
 register("fcn32s")(partial(FCN, 32))
