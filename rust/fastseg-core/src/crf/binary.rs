@@ -80,14 +80,16 @@ impl BinaryBand<'_> {
         match self.output {
             Output::Nothing => {}
             Output::Probs(out) => {
-                for (p, odds) in odds.iter().enumerate() {
-                    let one = 1.0 / (1.0 + odds);
+                let plane = |label: usize| {
+                    let start = label * self.tiling.points() + at;
                     // SAFETY: the caller's array holds `2 × points` floats, and the points of this
                     // band are written by no other.
-                    unsafe {
-                        *out.get().add(at + p) = odds * one;
-                        *out.get().add(self.tiling.points() + at + p) = one;
-                    }
+                    unsafe { std::slice::from_raw_parts_mut(out.get().add(start), odds.len()) }
+                };
+                // Of slices, which do not overlap, the compiler makes vectors.
+                for ((zero, one), odds) in plane(0).iter_mut().zip(plane(1)).zip(odds) {
+                    *one = 1.0 / (1.0 + odds);
+                    *zero = odds * *one;
                 }
             }
             Output::Labels8(out) => {
