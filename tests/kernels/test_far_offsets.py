@@ -50,25 +50,33 @@ TARGET = torch.arange(48).view(1, 8, 6) % 2
 # What is computed of a tensor, its shape, and the axis along which it is spread.
 CASES = {
     "depthwise_conv_gelu": (
-        *(lambda x: ops.depthwise_conv_gelu(x, some(8, 1, 3, 3), some(8)), (1, 4, 3, 8), 1),
+        lambda x: ops.depthwise_conv_gelu(x, some(8, 1, 3, 3), some(8)),
+        (1, 4, 3, 8),
+        1,
     ),
     "mix_ffn": (
         lambda x: ops.mix_ffn(
             *(x, some(16, 8), some(16), some(16, 1, 3, 3), some(16), some(8, 16), some(8), x)
         ),
-        *((1, 4, 3, 8), 1),
+        (1, 4, 3, 8),
+        1,
     ),
     "sequence_reduction": (
         lambda x: ops.sequence_reduction(x, some(8, 8, 2, 2), some(8), some(8), some(8)),
-        *((1, 4, 4, 8), 1),
+        (1, 4, 4, 8),
+        1,
     ),
     "attention, queries": (attention, (1, 4, 16), 1),
     "attention, keys and values": (keys, (1, 4, 16), 1),
     "upsample_sum, first": (
-        *(lambda x: ops.upsample_sum([x, some(1, 2, 2, 8)], some(8)), (1, 4, 4, 8), 1),
+        lambda x: ops.upsample_sum([x, some(1, 2, 2, 8)], some(8)),
+        (1, 4, 4, 8),
+        1,
     ),
     "upsample_sum, second": (
-        *(lambda x: ops.upsample_sum([some(1, 8, 6, 8), x], some(8)), (1, 4, 3, 8), 1),
+        lambda x: ops.upsample_sum([some(1, 8, 6, 8), x], some(8)),
+        (1, 4, 3, 8),
+        1,
     ),
     "argmax": (lambda x: ops.upsample_argmax(x, (8, 6)), (1, 4, 4, 3), 1),
     "confusion": (lambda x: ops.upsample_confusion(x, TARGET), (1, 4, 4, 3), 1),
