@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use super::product::{Left, Start, panel_product, panels};
 use super::{TokensError, load, require, store, volume};
 use crate::control::Control;
-use crate::memory::Workspace;
+use crate::memory::{Buffer, Workspace};
 use crate::simd::{Kernel, Level, Simd, dispatch};
 
 /// Products per tile and pair of channels.
@@ -27,15 +27,22 @@ const SIDE: usize = 4;
 const TILES: usize = 24;
 /// Channels that a product goes through before the next product's turn.
 const DEPTH: usize = 256;
-/// Floats of what tasks share: transformed weights, or products.
+/// Floats of what tasks share, at most: transformed weights, or products.
 const SHARED: usize = 3 << 20;
 /// Bytes that are kept from one convolution to the next.
-const KEPT: usize = 16 << 20;
+const KEPT: usize = 24 << 20;
 
 /// Memory of all convolutions.
 fn workspace() -> &'static Arc<Workspace> {
     static WORKSPACE: LazyLock<Arc<Workspace>> = LazyLock::new(|| Workspace::new(KEPT));
     &WORKSPACE
+}
+
+/// Memory for what tasks share, of one size, so that all convolutions have the same in turn.
+///
+/// Pages that none has touched cost nothing.
+fn shared(len: usize) -> Buffer<f32> {
+    workspace().take(len.max(SHARED))
 }
 
 /// The sizes of a convolution from maps (B, H, W, C) to (B, H + 2 · (padding − rate), …, K).
@@ -185,6 +192,13 @@ pub fn conv3x3(
 }
 
 impl Conv<'_> {
+    /// Floats of all maps, the result among them.
+    fn values(&self) -> usize {
+        let (rows, columns) = self.sizes.result();
+        let out = self.sizes.batch * rows * columns * self.sizes.filters;
+        self.maps.iter().map(|map| map.0.len()).sum::<usize>() + out
+    }
+
     /// Each task has a block of tiles, and meets all filters.
     fn by_tiles(
         &self,
@@ -194,8 +208,11 @@ impl Conv<'_> {
     ) -> Result<(), TokensError> {
         let widest = panels[0].1;
         let size = POINTS * self.channels;
-        let group = (SHARED / (size * widest)).clamp(1, panels.len());
-        let mut filters = workspace().take::<f32>(size * widest * group);
+        // Weights of all filters at once where they are few beside the maps, else of equal parts.
+        let most = SHARED.min(self.values());
+        let groups = (size * widest * panels.len()).div_ceil(most).min(panels.len());
+        let group = panels.len().div_ceil(groups);
+        let mut filters = shared(size * widest * group);
         for panels in panels.chunks(group) {
             let mut pieces = Vec::new();
             let mut rest = &mut filters[..];
@@ -213,7 +230,10 @@ impl Conv<'_> {
             })?;
             let filters = &filters[..];
             tiles.par_chunks(TILES).try_for_each_init(
-                || (workspace().take(size * TILES), workspace().take(POINTS * TILES * widest)),
+                || {
+                    let tokens = POINTS * TILES * self.channels.next_multiple_of(DEPTH);
+                    (workspace().take(tokens), workspace().take(POINTS * TILES * widest))
+                },
                 |(tokens, products), tiles| {
                     control.check()?;
                     for &step in &self.steps {
@@ -246,7 +266,7 @@ impl Conv<'_> {
         let block = POINTS * TILES * widest;
         let strip = (SHARED / (block * panels.len())).max(1);
         let blocks = tiles.len().div_ceil(TILES).min(strip);
-        let mut products = workspace().take::<f32>(block * blocks * panels.len());
+        let mut products = shared(block * blocks * panels.len());
         let mut tokens = workspace().take::<f32>(POINTS * TILES * DEPTH * blocks);
         for tiles in tiles.chunks(TILES * strip) {
             for &step in &self.steps {
