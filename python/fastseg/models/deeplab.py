@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from fastseg.errors import ParameterError
 from fastseg.layers import ASPP, ASPPSum, AtrousConv2d, ConvNormAct
 from fastseg.models import _vgg
-from fastseg.models._base import SegmentationModel, choice, counts
-from fastseg.models._encoder import Encoder
+from fastseg.models._base import SegmentationModel, choice, count, counts
+from fastseg.models._encoder import Encoder, feature_maps
 from fastseg.models._registry import register
 from fastseg.models.fcn import FCNHead
 
@@ -182,10 +182,10 @@ class DeepLabV2(_OnEncoder):
         for scale in self.scales:
             resized = image
             if scale != 1:
-                up, down = Fraction(scale).limit_denominator(64).as_integer_ratio()
+                up, down = Fraction(scale).limit_denominator(1000).as_integer_ratio()
                 size = (height * up // down, width * up // down)
                 resized = F.interpolate(image, size, mode="bilinear", align_corners=True)
-            scores = self.stage(self.classifier, self.backbone(resized)[0])
+            scores = self.stage(self.classifier, feature_maps(self.backbone, resized)[0])
             if logits:
                 scores = F.interpolate(
                     scores, logits[0].shape[-2:], mode="bilinear", align_corners=True
@@ -254,7 +254,7 @@ class DeepLabV3(_OnEncoder):
 
     def scores(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes logits at the encoder's stride."""
-        *finer, features = self.backbone(image)
+        *finer, features = feature_maps(self.backbone, image)
         logits = self.stage(self.classifier, features)
         if self.aux_classifier is None or not self.training:
             return logits, {}
@@ -306,7 +306,7 @@ class DeepLabV3Plus(_OnEncoder):
 
     def scores(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes logits at stride 4."""
-        low, deep = self.backbone(image)
+        low, deep = feature_maps(self.backbone, image)
         # Each map is let go before the next is made, the widest first.
         low = self.low(low)
         deep = self.stage(self.aspp, deep)

@@ -15,7 +15,7 @@ from fastseg.errors import CheckpointError, ParameterError
 from fastseg.layers import BilinearConvTranspose2d, ConvNormAct
 from fastseg.models import _vgg
 from fastseg.models._base import SegmentationModel, choice
-from fastseg.models._encoder import Encoder
+from fastseg.models._encoder import Encoder, feature_maps
 from fastseg.models._registry import register
 
 # conv1_1 pads by so much that the 7×7 of fc6 fits into any picture.
@@ -252,7 +252,7 @@ class FCNResNet(SegmentationModel):
 
     def scores(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes logits at the backbone's stride."""
-        *finer, features = self.backbone(image)
+        *finer, features = feature_maps(self.backbone, image)
         logits = self.stage(self.classifier, features)
         if self.aux_classifier is None or not self.training:
             return logits, {}

@@ -17,7 +17,8 @@ from fastseg.models._encoder import Encoder
 from fastseg.models._registry import register
 
 _WIDTHS = (64, 128, 256, 512, 1024)
-_DECODER_WIDTHS = (256, 128, 64, 32, 16)
+# Of the decoder of an encoder, at the picture's own size; each level below has twice as many.
+_FINEST_WIDTH = 16
 
 
 @register("unet_padded")
@@ -50,7 +51,7 @@ def unet_padded(
             encoder,
             num_classes=num_classes,
             in_channels=in_channels,
-            widths=_DECODER_WIDTHS if widths is None else widths,
+            widths=widths,
             up="nearest" if up is None else up,
             pretrained=pretrained,
         )
@@ -148,7 +149,7 @@ class EncoderUNet(SegmentationModel):
         num_classes: K.
         in_channels: C.
         widths: channels of the decoder's steps, from the bottom up; as many as doublings lead from
-            the encoder's coarsest map to the picture.
+            the encoder's coarsest map to the picture. None: … 64, 32, 16.
         up: "nearest" or "bilinear".
         pretrained: whether timm downloads the encoder's weights.
 
@@ -163,10 +164,16 @@ class EncoderUNet(SegmentationModel):
         *,
         num_classes: int,
         in_channels: int = 3,
-        widths: Sequence[int] = _DECODER_WIDTHS,
+        widths: Sequence[int] | None = None,
         up: str = "nearest",
         pretrained: bool = False,
     ) -> None:
+        choice(up, "up", ("nearest", "bilinear"))
+        contracting = Encoder(encoder, in_channels=in_channels, pretrained=pretrained)
+        coarsest = contracting.strides[-1]
+        strides = [coarsest >> step for step in range(1, coarsest.bit_length())]
+        if widths is None:
+            widths = [_FINEST_WIDTH << step for step in reversed(range(len(strides)))]
         levels = counts(widths, "widths")
         super().__init__(
             "unet_padded",
@@ -174,10 +181,8 @@ class EncoderUNet(SegmentationModel):
             in_channels=in_channels,
             options={"widths": levels, "up": up, "encoder": encoder},
         )
-        self.up = choice(up, "up", ("nearest", "bilinear"))
-        self.encoder = Encoder(encoder, in_channels=in_channels, pretrained=pretrained)
-        coarsest = self.encoder.strides[-1]
-        self.strides = [coarsest >> step for step in range(1, coarsest.bit_length())]
+        self.up, self.strides = up, strides
+        self.encoder = contracting
         if len(levels) != len(self.strides):
             raise ParameterError(
                 f"widths: {encoder} ends at stride {coarsest}, so its decoder has "
