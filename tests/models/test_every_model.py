@@ -198,6 +198,19 @@ def test_autocast_takes_float32_pictures(case: str) -> None:
 
 
 @every_model
+def test_an_empty_batch_gives_empty_logits_and_gradients_of_zero(case: str) -> None:
+    model = small(case).train()
+    nothing = picture(2, 64, 64)[:0]
+    output = model(nothing)
+    outputs = [logits_of(output), *getattr(output, "auxiliary", {}).values()]
+    assert all(one.shape[0] == 0 for one in outputs)
+    torch.stack([one.sum() for one in outputs]).sum().backward()
+    assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
+    with torch.inference_mode():
+        assert model.eval()(nothing).shape == (0, NUM_CLASSES, 64, 64)
+
+
+@every_model
 def test_pictures_that_cannot_be(case: str) -> None:
     model = settled(small(case))
     with pytest.raises(ShapeError, match="3 channels"):

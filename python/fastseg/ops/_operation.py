@@ -38,7 +38,12 @@ def operation(
 
         def host(*arguments: Any) -> Any:
             *inputs, backend = arguments
-            return implementation(name, backend, backends, _tensors(inputs))(*inputs)
+            tensors = _tensors(inputs)
+            run_here = implementation(name, backend, backends, tensors)
+            if tensors[0].shape[:1] == (0,):
+                # An empty batch: empty results, and gradients of zero for the weights.
+                return _zeros(fake(*arguments))
+            return run_here(*inputs)
 
         opaque = custom_op(f"fastseg::{name}_host", host, mutates_args=(), schema=schema)
         opaque.register_fake(fake)
@@ -61,6 +66,13 @@ def _current(device: torch.device) -> AbstractContextManager[object]:
     """Makes a GPU the current one, where there are several: Triton launches there."""
     several = device.type == "cuda" and torch.cuda.device_count() > 1
     return torch.cuda.device(device) if several else nullcontext()
+
+
+def _zeros(results: Any) -> Any:
+    """The fake's results with values: zeros."""
+    if isinstance(results, Tensor):
+        return results.zero_()
+    return type(results)(_zeros(one) for one in results)
 
 
 def _tensors(inputs: list[Any]) -> list[Tensor]:
