@@ -54,6 +54,14 @@ def positive(name: str, value: Any) -> float:
     return result
 
 
+def share(name: str, value: Any) -> float:
+    """`value` as a float in 0 … 1."""
+    result = number(name, value, least=0)
+    if result > 1:
+        raise ParameterError(f"{name} must be at most 1, got {result}")
+    return result
+
+
 def positive_per(name: str, value: Any, count: int, what: str) -> list[float]:
     """`value` as `count` finite floats above zero: one for all, or one for each `what`."""
     try:

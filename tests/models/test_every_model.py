@@ -213,6 +213,9 @@ def test_an_empty_batch_gives_empty_logits_and_gradients_of_zero(case: str) -> N
 @every_model
 def test_pictures_that_cannot_be(case: str) -> None:
     model = settled(small(case))
+    for other in (picture(1, 64, 64).numpy(), "picture.png", None):
+        with pytest.raises(DtypeError, match=r"image: expected a torch\.Tensor.*fastseg\.predict"):
+            model(other)
     with pytest.raises(ShapeError, match="3 channels"):
         model(picture(1, 64, 64, channels=4))
     with pytest.raises(ShapeError, match="unsqueeze"):

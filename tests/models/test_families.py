@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import fastseg
-from fastseg.errors import CheckpointError, ParameterError, ShapeError
+from fastseg.errors import CheckpointError, DtypeError, ParameterError, ShapeError
 from fastseg.models.unet import mirrored_window
 from fastseg.models.unet3p import gate
 from models.specs import picture, settled, small
@@ -43,6 +43,16 @@ def test_shortcuts_change_nothing(name: str, options: dict[str, Any]) -> None:
 # FCN
 
 
+@pytest.mark.parametrize("case", ["fcn32s", "fcn16s", "fcn8s", "fcn8s at once"])
+def test_fcn_is_the_caffe_network(case: str) -> None:
+    model = _exact(case)
+    assert model.blocks[0][0].padding == (100, 100)
+    for size in [(64, 64), (53, 70)]:
+        image = picture(1, *size).double()
+        with torch.inference_mode():
+            assert torch.allclose(model(image), plain_models.fcn(model, image), atol=1e-12)
+
+
 @pytest.mark.parametrize("size", [(64, 64), (33, 100)])
 @pytest.mark.parametrize("name", ["fcn32s", "fcn16s", "fcn8s"])
 def test_fcn_scores_lie_where_the_picture_is(name: str, size: tuple[int, int]) -> None:
@@ -58,22 +68,32 @@ def test_fcn_scores_lie_where_the_picture_is(name: str, size: tuple[int, int]) -
     assert abs(center - y) < 16
 
 
-def test_fcn_starts_from_the_coarser_net() -> None:
-    coarse, fine = _exact("fcn32s"), small("fcn16s").eval()
-    coarse = coarse.float()
-    with torch.no_grad():
-        fine.score_pool4.weight.zero_()  # type: ignore[union-attr]
-        fine.score_pool4.bias.zero_()  # type: ignore[union-attr]
+@pytest.mark.parametrize(
+    ("coarser", "finer", "skip"),
+    [("fcn32s", "fcn16s", "score_pool4"), ("fcn16s", "fcn8s", "score_pool3")],
+)
+def test_fcn_starts_from_the_coarser_net(coarser: str, finer: str, skip: str) -> None:
+    coarse, fine = small(coarser).eval(), small(finer).eval()
+    for parameter in getattr(fine, skip).parameters():
+        torch.nn.init.zeros_(parameter)  # as a fresh net has it
     fine.start_from(coarse)  # type: ignore[operator]
     image = picture(1, 96, 96)
     with torch.inference_mode():
         one, other = coarse(image), fine(image)
     # Twice and sixteen times is nearly thirty-two times.
     assert (one - other).abs().mean() < 0.1 * one.abs().mean()
+
+
+def test_fcn_starts_from_nothing_else() -> None:
+    fine = small("fcn16s")
     with pytest.raises(ParameterError, match="fcn16s starts from fcn32s, got fcn8s"):
         fine.start_from(small("fcn8s"))  # type: ignore[operator]
     with pytest.raises(CheckpointError, match="same classes, channels and width"):
         fine.start_from(small("fcn32s", num_classes=7))  # type: ignore[operator]
+    with pytest.raises(DtypeError, match="coarser: expected an FCN-32s model, got SegNet"):
+        fine.start_from(small("segnet"))  # type: ignore[operator]
+    with pytest.raises(DtypeError, match="state: expected a state dict, got NoneType"):
+        fine.load_vgg16(None)  # type: ignore[operator]
 
 
 def test_fcn_scores_start_at_zero() -> None:
@@ -110,8 +130,9 @@ def test_unet_tiles_join_without_a_seam() -> None:
         whole = model(image)
         for tile in (4, 17, 32, 200):
             assert torch.allclose(model.predict_tiles(image, tile=tile), whole, atol=1e-12)
-    with pytest.raises(ParameterError, match="tile: expected at least 1"):
-        model.predict_tiles(image, tile=0)
+    for tile in (0, 1.5, "all", True):
+        with pytest.raises(ParameterError, match="tile: expected a whole number from 1 on"):
+            model.predict_tiles(image, tile=tile)
     valid: Any = fastseg.create_model("unet", num_classes=2, widths=[4, 8], mirror=False)
     with pytest.raises(ParameterError, match="predict_tiles needs mirror=True"):
         valid.predict_tiles(image)

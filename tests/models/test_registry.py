@@ -1,13 +1,15 @@
 """Models by name, what they are made with, and their files."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import fastseg
-from fastseg.errors import CheckpointError, ParameterError
+from fastseg.errors import CheckpointError, DtypeError, ParameterError
 from fastseg.models import SegmentationModel, UNetPlusPlus, register
 from models.specs import SMALL
 
@@ -40,8 +42,25 @@ def test_an_unknown_name_suggests_the_nearest(name: str, suggested: str) -> None
         fastseg.create_model("zzz", num_classes=2)
 
 
+@pytest.mark.parametrize("name", [None, 3, ["unet"], ""])
+def test_names_of_other_types(name: Any) -> None:
+    with pytest.raises(ParameterError, match="name: no model is called"):
+        fastseg.create_model(name, num_classes=2)
+
+
+def test_patterns_of_other_types() -> None:
+    with pytest.raises(DtypeError, match="pattern: expected a string, got None"):
+        fastseg.list_models(None)  # type: ignore[arg-type]
+
+
+def test_counts_of_numpy_and_torch_are_counts() -> None:
+    for classes in (np.int64(3), torch.tensor(3)):
+        model = fastseg.create_model("unet_padded", num_classes=classes, widths=[4, np.int32(8)])
+        assert json.loads(json.dumps(model.config))["num_classes"] == 3
+
+
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("num_classes", [0, -1, 2.0, True, "3"])
+@pytest.mark.parametrize("num_classes", [0, -1, 2.0, True, "3", None])
 def test_class_counts_below_one(name: str, num_classes: Any) -> None:
     with pytest.raises(ParameterError, match="num_classes: expected a whole number from 1 on"):
         fastseg.create_model(name, num_classes=num_classes)
@@ -73,7 +92,7 @@ def test_an_unknown_encoder_suggests_the_nearest(name: str) -> None:
         ("deeplab_v3", {"encoder": "test_vit"}, "cannot be a contracting path"),
         ("deeplab_v3", {"output_stride": 4}, "output_stride: expected one of 8, 16, 32"),
         ("deeplab_v3", {"rates": []}, "rates: expected a sequence"),
-        ("deeplab_v2", {"scales": [0.0]}, "scales: expected factors above 0"),
+        ("deeplab_v2", {"scales": [0.0]}, r"scales\[0\] must be greater than 0"),
         ("unet_padded", {"up": "nearest"}, "up: expected one of 'transposed', 'bilinear'"),
         ("unet_padded", {"pretrained": True}, "no weights without an encoder"),
         ("unet_padded", {"encoder": "test_resnet", "widths": [8]}, "5 steps, got 1 widths"),
@@ -81,11 +100,59 @@ def test_an_unknown_encoder_suggests_the_nearest(name: str) -> None:
         ("unetpp", {"depth": 5}, "depth: expected one of 1, 2, 3, 4, got 5"),
         ("unetpp", {"widths": [8]}, "at least two levels"),
         ("unet3p", {"widths": [8]}, "at least two levels"),
+        ("unetpp", {"depth": True}, "depth: expected one of 1, 2, 3, 4, got True"),
+        ("unetpp", {"depth": 2.0}, "depth: expected one of 1, 2, 3, 4, got 2.0"),
+        ("fcn8s", {"width": 0}, "width must be greater than 0"),
+        ("segnet", {"width": -1}, "width must be greater than 0"),
+        ("deconvnet", {"width": float("nan")}, "width must be finite"),
+        ("deeplab_v1", {"width": float("inf")}, "width must be finite"),
+        ("fcn8s", {"dropout": 1.5}, "dropout must be at most 1"),
+        ("unet", {"dropout": -0.5}, "dropout must be at least 0"),
+        ("deeplab_v3", {"output_stride": 8.0}, "output_stride: expected one of 8, 16, 32"),
+        ("deeplab_v3plus", {"output_stride": 0}, "output_stride: expected one of 8, 16, 32"),
+        ("deeplab_v3plus", {"low_channels": 0}, "low_channels: expected a whole number"),
+        ("deeplab_v2", {"scales": 1.0}, "scales: expected a sequence of factors above 0"),
+        ("deeplab_v2", {"scales": [float("inf")]}, "must be finite"),
+        ("deeplab_v2", {"scales": [1.0, 0.001]}, "scales: expected factors from 0.01 on"),
+        ("setr_pup", {"encoder": "test_vit", "image_size": 8}, "at least a patch of test_vit, 16"),
+        ("segformer_b0", {"widths": []}, "widths: expected a sequence"),
+        ("segformer_b0", {"depths": 2}, "depths: expected a sequence"),
+        ("segformer_b0", {"mlp_ratios": [4]}, "mlp_ratios: expected one for each of 4 stages"),
+        ("segformer_b0", {"mlp_ratios": [4, 4, 0, 4]}, "at least one hidden channel"),
+        ("segformer_b0", {"drop_path_rate": 1}, "drop_path_rate: expected less than 1"),
+        ("segformer_b0", {"attention_dropout": -1}, "attention_dropout must be at least 0"),
+        ("segformer_b0", {"classifier_dropout": 5}, "classifier_dropout must be at most 1"),
+        ("segformer_b0", {"norm_eps": -1}, "norm_eps must be at least 0"),
+        ("segformer_b0", {"decoder_width": 0}, "decoder_width: expected a whole number"),
     ],
 )
 def test_options_out_of_range(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         fastseg.create_model(name, num_classes=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("fcn8s", "at_once"),
+        ("unet", "mirror"),
+        ("unetpp", "norm"),
+        ("unet3p", "classification"),
+        ("deeplab_v3", "auxiliary"),
+        ("setr_naive", "pretrained"),
+        ("segformer_b0", "align_corners"),
+    ],
+)
+@pytest.mark.parametrize("value", ["no", None, 1])
+def test_switches_are_true_or_false(name: str, option: str, value: Any) -> None:
+    with pytest.raises(ParameterError, match=f"{option}: expected one of True, False, got"):
+        fastseg.create_model(name, num_classes=2, **{option: value})
+
+
+@pytest.mark.parametrize("width", ["wide", None, [1]])
+def test_factors_of_other_types(width: Any) -> None:
+    with pytest.raises(DtypeError, match="width must be a number"):
+        fastseg.create_model("fcn8s", num_classes=2, width=width)
 
 
 def test_a_name_is_registered_once() -> None:

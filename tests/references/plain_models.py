@@ -50,6 +50,29 @@ def _enlarged(x: Tensor, like: Tensor, *, align_corners: bool = False) -> Tensor
     return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=align_corners)
 
 
+def fcn(model: Any, image: Tensor) -> Tensor:
+    """FCN on VGG-16, cropped at the offsets of the Caffe networks."""
+    pooled = [image]
+    for block in model.blocks:
+        pooled.append(F.max_pool2d(_plain(block, pooled[-1]), 2, ceil_mode=True))
+    scores = model.score(model.fc7(model.fc6(pooled[5]).relu()).relu())
+    pool3, pool4 = pooled[3], pooled[4]
+    if model.at_once:
+        pool3, pool4 = pool3 * 0.0001, pool4 * 0.01
+    if model.finest < 32:
+        scores = model.up2(scores)
+        scores = scores + _cropped(model.score_pool4(pool4), 5, scores)
+    if model.finest < 16:
+        scores = model.up4(scores)
+        scores = scores + _cropped(model.score_pool3(pool3), 9, scores)
+    return _cropped(model.up(scores), {32: 19, 16: 27, 8: 31}[model.finest], image)
+
+
+def _cropped(x: Tensor, offset: int, like: Tensor) -> Tensor:
+    height, width = like.shape[-2:]
+    return x[..., offset:, offset:][..., :height, :width]
+
+
 def unetpp(model: Any, image: Tensor) -> Tensor:
     """U-Net++ with bilinear enlargement: column by column."""
     node, depth = model.nodes, model.depth

@@ -66,14 +66,6 @@ def interval(name: str, value: Any, *, least: float) -> tuple[float, float]:
     return low, high
 
 
-def share(name: str, value: Any) -> float:
-    """`value` as a number in 0 … 1."""
-    result = number(name, value, least=0)
-    if result > 1:
-        raise ParameterError(f"{name} must be at most 1, got {result}")
-    return result
-
-
 def uniform(low: float, high: float) -> float:
     """A number drawn from torch's generator."""
     return low + (high - low) * float(torch.rand(()))

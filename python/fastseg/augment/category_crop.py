@@ -9,8 +9,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from fastseg._checks import integer
-from fastseg.augment._inputs import Fill, image_of, mask_of, share
+from fastseg._checks import integer, share
+from fastseg.augment._inputs import Fill, image_of, mask_of
 from fastseg.errors import ShapeError
 
 

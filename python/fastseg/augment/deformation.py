@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from fastseg._checks import integer, number
-from fastseg.augment._inputs import Fill, image_of, share, uniform
+from fastseg._checks import integer, number, share
+from fastseg.augment._inputs import Fill, image_of, uniform
 
 
 class RandomDeformation(v2.Transform):

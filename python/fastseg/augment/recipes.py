@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torchvision.transforms import v2
 
-from fastseg.augment._inputs import Fill, share
+from fastseg._checks import share
+from fastseg.augment._inputs import Fill
 from fastseg.augment.category_crop import RandomCategoryCrop
 from fastseg.augment.colors import PhotometricDistortion, RandomGreyValues
 from fastseg.augment.deformation import RandomDeformation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,6 +149,11 @@ class SegmentationModel(nn.Module):
 
     def check_image(self, image: Tensor) -> None:
         """Raises `ShapeError` or `DtypeError` for a picture that the model cannot take."""
+        if not isinstance(image, Tensor):
+            raise DtypeError(
+                f"image: expected a torch.Tensor, got {type(image).__name__}; convert an array "
+                "with torch.from_numpy, or let fastseg.predict do so"
+            )
         if image.ndim != 4:
             raise ShapeError(
                 f"image: expected a batch (B, {self.in_channels}, H, W), got "
@@ -301,9 +307,13 @@ def _channels_last(image: Tensor) -> Tensor:
 
 def count(value: Any, argument: str) -> int:
     """Checks a number of things of which there must be at least one."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
         raise ParameterError(f"{argument}: expected a whole number from 1 on, got {value!r}")
-    return value
+    return number
 
 
 def counts(values: Any, argument: str, *, length: int | None = None) -> list[int]:
@@ -316,8 +326,9 @@ def counts(values: Any, argument: str, *, length: int | None = None) -> list[int
 
 
 def choice(value: Any, argument: str, allowed: Sequence[Any]) -> Any:
-    """Checks an argument that takes one of a few values."""
-    if value not in allowed:
+    """Checks an argument that takes one of a few values, of the same type."""
+    # True equals 1, and 8.0 equals 8.
+    if not any(type(value) is type(one) and value == one for one in allowed):
         raise ParameterError(
             f"{argument}: expected one of {', '.join(map(repr, allowed))}, got {value!r}"
         )

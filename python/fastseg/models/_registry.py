@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from fastseg.errors import ParameterError
-from fastseg.models._base import SegmentationModel, count
+from fastseg.errors import DtypeError, ParameterError
+from fastseg.models._base import SegmentationModel, choice, count
 
 Builder = TypeVar("Builder", bound=Callable[..., SegmentationModel])
 
@@ -52,8 +52,9 @@ def create_model(
         The model in training mode. With fresh weights, unless the options ask for others.
 
     Raises:
-        ParameterError: an unknown name or option (the nearest known one is suggested), or a count
-            below 1.
+        ParameterError: an unknown name or option (the nearest known one is suggested), a count
+            below 1, or an option out of its range.
+        DtypeError: an option of another type.
 
     Example:
         >>> import torch, fastseg
@@ -61,13 +62,13 @@ def create_model(
         >>> model(torch.zeros(1, 3, 33, 50)).shape
         torch.Size([1, 2, 33, 50])
     """
-    if name not in _BUILDERS:
+    if not isinstance(name, str) or name not in _BUILDERS:
         raise ParameterError(
             f"name: no model is called {name!r}{nearest(name, _BUILDERS)}; "
             "fastseg.list_models() names them all"
         )
-    count(num_classes, "num_classes")
-    count(in_channels, "in_channels")
+    num_classes = count(num_classes, "num_classes")
+    in_channels = count(in_channels, "in_channels")
     builder = _BUILDERS[name]
     parameters = inspect.signature(builder).parameters
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
@@ -78,6 +79,10 @@ def create_model(
                     f"{option}: {name} has no such option{nearest(option, known)}; it takes "
                     f"{', '.join(known) or 'none'}"
                 )
+    for option, value in options.items():
+        if option in parameters and isinstance(parameters[option].default, bool):
+            # "no" would count as true.
+            choice(value, option, (True, False))
     return builder(num_classes=num_classes, in_channels=in_channels, **options)
 
 
@@ -87,11 +92,16 @@ def list_models(pattern: str = "*") -> list[str]:
     Args:
         pattern: with `*`, `?` and `[…]` as in a shell.
 
+    Raises:
+        DtypeError: the pattern is no string.
+
     Example:
         >>> import fastseg
         >>> fastseg.list_models("deeplab_v3*")
         ['deeplab_v3', 'deeplab_v3plus']
     """
+    if not isinstance(pattern, str):
+        raise DtypeError(f"pattern: expected a string, got {pattern!r}")
     return sorted(name for name in _BUILDERS if fnmatchcase(name, pattern))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from fastseg._checks import positive
 from fastseg.errors import CheckpointError
 from fastseg.layers import Conv2d, ConvNormAct
 
@@ -59,7 +60,8 @@ def start_for_relu(module: nn.Module) -> None:
 
 
 def scaled(blocks: Sequence[Sequence[int]], width: float) -> list[list[int]]:
-    """The widths times a factor, at least 1."""
+    """The widths times a factor above 0, at least 1."""
+    positive("width", width)
     return [[max(1, round(channels * width)) for channels in block] for block in blocks]
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastseg._checks import positive
 from fastseg.errors import ParameterError
 from fastseg.layers import ASPP, ASPPSum, AtrousConv2d, ConvNormAct
 from fastseg.models import _vgg
@@ -21,6 +22,10 @@ from fastseg.models._base import SegmentationModel, choice, count, counts
 from fastseg.models._encoder import Encoder, feature_maps
 from fastseg.models._registry import register
 from fastseg.models.fcn import FCNHead
+
+_OUTPUT_STRIDES = (8, 16, 32)
+# Sizes are computed with fractions of thousandths.
+_LEAST_SCALE = 0.01
 
 
 @register("deeplab_v1")
@@ -102,7 +107,7 @@ class _OnEncoder(SegmentationModel):
         pretrained: bool,
         options: dict[str, object],
     ) -> None:
-        choice(output_stride, "output_stride", (8, 16, 32))
+        choice(output_stride, "output_stride", _OUTPUT_STRIDES)
         super().__init__(
             name,
             num_classes=num_classes,
@@ -152,8 +157,7 @@ class DeepLabV2(_OnEncoder):
         scales: Sequence[float] = (1.0, 0.75, 0.5),
         pretrained: bool = False,
     ) -> None:
-        if not scales or min(scales) <= 0:
-            raise ParameterError(f"scales: expected factors above 0, got {scales!r}")
+        factors = _factors(scales)
         distances = counts(rates, "rates")
         super().__init__(
             "deeplab_v2",
@@ -163,16 +167,16 @@ class DeepLabV2(_OnEncoder):
             output_stride=output_stride,
             indices=(-1,),
             pretrained=pretrained,
-            options={"rates": distances, "scales": list(scales)},
+            options={"rates": distances, "scales": factors},
         )
-        self.scales = tuple(scales)
+        self.scales = tuple(factors)
         self.classifier = ASPPSum(self.channels[0], num_classes, rates=distances)
         for conv in self.classifier.convs:
             nn.init.normal_(conv.weight, std=0.01)  # type: ignore[arg-type]
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         # The smallest copy of the picture has at least a pixel, and in a batch of one more than a
         # single cell at the encoder's end.
-        self.minimum_size = math.ceil(1 / min(scales))
+        self.minimum_size = math.ceil(1 / min(factors))
         self.normalized_stride = output_stride * self.minimum_size
 
     def scores(self, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -295,7 +299,7 @@ class DeepLabV3Plus(_OnEncoder):
             output_stride=output_stride,
             indices=(1, -1),
             pretrained=pretrained,
-            options={"rates": distances, "low_channels": low_channels},
+            options={"rates": distances, "low_channels": count(low_channels, "low_channels")},
         )
         self.aspp = ASPP(self.channels[1], rates=distances)
         self.low = ConvNormAct(self.channels[0], low_channels, 1)
@@ -317,7 +321,17 @@ class DeepLabV3Plus(_OnEncoder):
         return self.classifier(self.stage(self.refine, deep)), {}
 
 
+def _factors(scales: Sequence[float]) -> list[float]:
+    if not isinstance(scales, Sequence) or isinstance(scales, str) or not scales:
+        raise ParameterError(f"scales: expected a sequence of factors above 0, got {scales!r}")
+    factors = [positive(f"scales[{index}]", scale) for index, scale in enumerate(scales)]
+    if min(factors) < _LEAST_SCALE:
+        raise ParameterError(f"scales: expected factors from {_LEAST_SCALE} on, got {scales!r}")
+    return factors
+
+
 def _rates(rates: Sequence[int] | None, output_stride: int) -> list[int]:
     if rates is not None:
         return counts(rates, "rates")
+    choice(output_stride, "output_stride", _OUTPUT_STRIDES)
     return [max(1, rate * 8 // output_stride) for rate in (12, 24, 36)]

@@ -11,7 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fastseg.errors import CheckpointError, ParameterError
+from fastseg._checks import share
+from fastseg.errors import CheckpointError, DtypeError, ParameterError
 from fastseg.layers import BilinearConvTranspose2d, ConvNormAct
 from fastseg.models import _vgg
 from fastseg.models._base import SegmentationModel, choice
@@ -55,6 +56,7 @@ class FCN(SegmentationModel):
         pretrained: bool = False,
     ) -> None:
         choice(finest, "finest", (32, 16, 8))
+        share("dropout", dropout)
         super().__init__(
             f"fcn{finest}s",
             num_classes=num_classes,
@@ -128,9 +130,14 @@ class FCN(SegmentationModel):
             The model itself.
 
         Raises:
+            DtypeError: it is no FCN on VGG-16.
             ParameterError: it is not of twice the stride.
             CheckpointError: other classes, channels or widths.
         """
+        if not isinstance(coarser, FCN):
+            raise DtypeError(
+                f"coarser: expected an FCN-{2 * self.finest}s model, got {type(coarser).__name__}"
+            )
         if coarser.finest != 2 * self.finest:
             raise ParameterError(
                 f"coarser: fcn{self.finest}s starts from fcn{2 * self.finest}s, got "
@@ -158,8 +165,11 @@ class FCN(SegmentationModel):
             state: a state dict of timm's or torchvision's `vgg16`.
 
         Raises:
+            DtypeError: it is no state dict.
             CheckpointError: the state dict holds other layers.
         """
+        if not isinstance(state, Mapping):
+            raise DtypeError(f"state: expected a state dict, got {type(state).__name__}")
         given = dict(state)
         _vgg.load_convolutions(list(self.blocks), given)
         for layer, names in (

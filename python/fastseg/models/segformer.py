@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastseg._checks import number, share
+from fastseg.errors import ParameterError
 from fastseg.layers.all_mlp_decoder import AllMLPDecoder, MMSegDecoder
 from fastseg.layers.drop_path import DropPath
 from fastseg.layers.efficient_self_attention import EfficientSelfAttention
@@ -15,7 +17,7 @@ from fastseg.layers.mix_ffn import MixFFN
 from fastseg.layers.overlap_patch_embed import OverlapPatchEmbed
 from fastseg.layers.token_norm import TokenNorm
 from fastseg.models import _segformer_names
-from fastseg.models._base import SegmentationModel, choice, counts
+from fastseg.models._base import SegmentationModel, choice, count, counts
 from fastseg.models._registry import register
 from fastseg.ops.layer_norm_residual import layer_norm_residual
 
@@ -375,6 +377,19 @@ def _initialize(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+def _ratios(mlp_ratios: Sequence[float], widths: Sequence[int]) -> list[float]:
+    if not isinstance(mlp_ratios, Sequence) or len(mlp_ratios) != len(widths):
+        raise ParameterError(
+            f"mlp_ratios: expected one for each of {len(widths)} stages, got {mlp_ratios!r}"
+        )
+    for ratio, width in zip(mlp_ratios, widths, strict=True):
+        if number("mlp_ratios", ratio) * width < 1:
+            raise ParameterError(
+                f"mlp_ratios: expected at least one hidden channel, got {ratio} times {width}"
+            )
+    return list(mlp_ratios)
+
+
 def _builder(name: str) -> Callable[..., SegmentationModel]:
     default_widths, default_depths, default_decoder_width = SIZES[name.removeprefix("segformer_")]
 
@@ -402,16 +417,26 @@ def _builder(name: str) -> Callable[..., SegmentationModel]:
     ) -> SegmentationModel:
         choice(head, "head", ["segmentation", "classification"])
         choice(decoder, "decoder", ["all_mlp", "mmseg"])
-        widths = counts(list(widths or default_widths), "widths")
+        widths = counts(default_widths if widths is None else widths, "widths")
         stages = len(widths)
+        if share("drop_path_rate", drop_path_rate) == 1:
+            raise ParameterError("drop_path_rate: expected less than 1, which drops everything")
+        for option, rate in (
+            ("dropout", dropout),
+            ("attention_dropout", attention_dropout),
+            ("classifier_dropout", classifier_dropout),
+        ):
+            share(option, rate)
+        number("norm_eps", norm_eps, least=0)
+        number("embed_norm_eps", embed_norm_eps, least=0)
         encoder: dict[str, Any] = {
             "widths": widths,
-            "depths": counts(list(depths or default_depths), "depths", length=stages),
-            "num_heads": counts(list(num_heads), "num_heads", length=stages),
-            "reductions": counts(list(reductions), "reductions", length=stages),
-            "mlp_ratios": list(mlp_ratios),
-            "patch_sizes": counts(list(patch_sizes), "patch_sizes", length=stages),
-            "strides": counts(list(strides), "strides", length=stages),
+            "depths": counts(default_depths if depths is None else depths, "depths", length=stages),
+            "num_heads": counts(num_heads, "num_heads", length=stages),
+            "reductions": counts(reductions, "reductions", length=stages),
+            "mlp_ratios": _ratios(mlp_ratios, widths),
+            "patch_sizes": counts(patch_sizes, "patch_sizes", length=stages),
+            "strides": counts(strides, "strides", length=stages),
             "drop_path_rate": drop_path_rate,
             "norm_eps": norm_eps,
             "embed_norm_eps": embed_norm_eps,
@@ -428,7 +453,9 @@ def _builder(name: str) -> Callable[..., SegmentationModel]:
             )
         decoding: dict[str, Any] = {
             "decoder": decoder,
-            "decoder_width": decoder_width or default_decoder_width,
+            "decoder_width": count(
+                default_decoder_width if decoder_width is None else decoder_width, "decoder_width"
+            ),
             "classifier_dropout": classifier_dropout,
             "align_corners": align_corners,
         }

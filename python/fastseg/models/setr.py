@@ -74,6 +74,11 @@ class SETR(SegmentationModel):
         )
         self.encoder: Any = _vision_transformer(encoder, in_channels, image_size, pretrained)
         self.patch = int(self.encoder.patch_embed.patch_size[0])
+        if image_size < self.patch:
+            raise ParameterError(
+                f"image_size: expected at least a patch of {encoder}, {self.patch} pixels, got "
+                f"{image_size}"
+            )
         depth = len(self.encoder.blocks)
         wide = int(self.encoder.embed_dim)
         self.decoder: NaiveDecoder | PUPDecoder | MLADecoder

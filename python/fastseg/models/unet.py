@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastseg._checks import share
 from fastseg.errors import ParameterError, ShapeError
 from fastseg.layers import Conv2d, center_crop
-from fastseg.models._base import SegmentationModel, counts
+from fastseg.models._base import SegmentationModel, count, counts
 from fastseg.models._registry import register
 
 _WIDTHS = (64, 128, 256, 512, 1024)
@@ -58,6 +59,7 @@ class UNet(SegmentationModel):
         mirror: bool = True,
     ) -> None:
         levels = counts(widths, "widths")
+        share("dropout", dropout)
         super().__init__(
             "unet",
             num_classes=num_classes,
@@ -182,8 +184,7 @@ class UNet(SegmentationModel):
             ParameterError: the tile is below 1 pixel.
             ShapeError: as `forward`.
         """
-        if tile < 1:
-            raise ParameterError(f"tile: expected at least 1 pixel, got {tile}")
+        tile = count(tile, "tile")
         if not self.mirror:
             raise ParameterError(
                 "mirror: predict_tiles needs mirror=True; this model was built without, and its "
