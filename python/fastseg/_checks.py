@@ -77,6 +77,13 @@ def positive_per(name: str, value: Any, count: int, what: str) -> list[float]:
     return [positive(f"{name}[{i}]", x) for i, x in enumerate(values)]
 
 
+def switch(name: str, value: Any) -> bool:
+    """`value` if it is true or false: "no" would count as true."""
+    if not isinstance(value, bool):
+        raise DtypeError(f"{name} must be True or False, got {_brief(value)}")
+    return value
+
+
 def one_of(name: str, value: Any, choices: Iterable[str]) -> str:
     """`value` if it is one of `choices`; the error suggests the nearest."""
     choices = list(choices)

@@ -97,12 +97,21 @@ def test_refusals():
         loss((output.logits, {"odd": torch.zeros(2, 3, 4)}), target)
     with pytest.raises(ParameterError, match=r"\['other', 'small'\].*got some for \['othr'\]"):
         losses.DeepSupervisionLoss(inner, auxiliary_weight={"othr": 1.0})(output, target)
-    with pytest.raises(ParameterError, match="auxiliary_weight"):
-        losses.DeepSupervisionLoss(inner, auxiliary_weight=-1)
+    for weight, error in ((-1, ParameterError), (float("nan"), ParameterError), ("a", DtypeError)):
+        with pytest.raises(error, match="auxiliary_weight"):
+            losses.DeepSupervisionLoss(inner, auxiliary_weight=weight)
+        with pytest.raises(error, match="auxiliary_weight"):
+            losses.deep_supervision_loss(output, target, loss=inner, auxiliary_weight=weight)
+    with pytest.raises(DtypeError, match="ignore_index"):
+        losses.DeepSupervisionLoss(inner, ignore_index="255")
+    with pytest.raises(DtypeError, match="got NoneType for 'odd'"):
+        loss((output.logits, {"odd": None}), target)
     with pytest.raises(ParameterError, match="'other'"):
         losses.DeepSupervisionLoss(inner, auxiliary_weight={"other": -1})
     with pytest.raises(DtypeError, match="loss"):
         losses.DeepSupervisionLoss("dice")
+    with pytest.raises(DtypeError, match="loss: expected"):
+        losses.deep_supervision_loss(output, target, loss=None)
 
 
 class TestClassPresence:

@@ -102,6 +102,14 @@ def test_too_small(size):
     assert torch.isfinite(losses.ms_ssim_loss(logits, target, scale_weights=(1.0,)))
 
 
+def test_a_narrow_window_is_a_pixel():
+    logits, target = scene(1, (1, 12, 12), ignored=0)
+    narrow = losses.ms_ssim_loss(logits, target, **{**SMALL, "sigma": 1e-30})
+    torch.testing.assert_close(
+        narrow, losses.ms_ssim_loss(logits, target, **{**SMALL, "sigma": 0.05})
+    )
+
+
 def test_volumes_are_refused():
     logits, target = scene(1, (1, 8, 8, 8), ignored=0)
     with pytest.raises(ShapeError, match=r"\(B, K, H, W\)"):

@@ -349,6 +349,9 @@ class TestBadInput:
             ("ohem", "threshold", 1.5),
             ("ohem", "min_kept", -1),
             ("unet3p_hybrid", "weights", (1.0, 1.0)),
+            ("unet3p_hybrid", "weights", 1.0),
+            ("unet3p_hybrid", "window", 4),
+            ("unet3p_hybrid", "scale_weights", ()),
         ],
     )
     def test_options_out_of_range(self, name, option, value):
@@ -359,6 +362,47 @@ class TestBadInput:
             loss.function(logits, target, **options)
         with pytest.raises(ParameterError, match=option):
             loss.module(**options)
+
+    @pytest.mark.parametrize(
+        ("name", "option", "value"),
+        [
+            ("dice", "per_image", "no"),
+            ("iou", "multilabel", 1),
+            ("tversky", "smooth", None),
+            ("lovasz", "per_image", None),
+            ("ms_ssim", "multilabel", "no"),
+            ("ms_ssim", "scale_weights", 0.5),
+            ("bce_dice", "per_image", "no"),
+            ("focal", "gamma", "two"),
+            ("ohem", "min_kept", 1.5),
+        ],
+    )
+    def test_options_of_other_types(self, name, option, value):
+        loss = LOSSES[name]
+        logits, target = scene(loss.classes)
+        options = {**loss.options, option: value, "ignore_index": IGNORE}
+        with pytest.raises(DtypeError, match=option):
+            loss.function(logits, target, **options)
+        with pytest.raises(DtypeError, match=option):
+            loss.module(**options)
+
+    @every_loss
+    @pytest.mark.parametrize("ignored", [1.5, "255", True])
+    def test_modules_say_so_when_they_are_made(self, loss, ignored):
+        with pytest.raises(DtypeError, match="ignore_index"):
+            loss.module(**loss.options, ignore_index=ignored)
+
+    def test_prices_of_nothing(self):
+        logits, target = scene(3, ignored=0)
+        with pytest.raises(ParameterError, match="any answer is perfect"):
+            LOSSES["tversky"](logits, target, alpha=0, beta=0)
+
+    @every_loss
+    def test_broken_logits_show(self, loss):
+        # A loss that hid them would let training go on.
+        logits, target = scene(loss.classes, ignored=0)
+        logits[0, 0, 2, 2] = float("nan")
+        assert loss(logits, target).isnan()
 
     @pytest.mark.parametrize("name", ["dice", "iou", "tversky", "focal"])
     def test_class_weights_of_the_wrong_shape(self, name):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastseg._checks import integer
 from fastseg.errors import DtypeError, ParameterError, ShapeError
 
 
@@ -16,6 +17,8 @@ class LossModule(nn.Module):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
+        if options.get("ignore_index") is not None:
+            integer("ignore_index", options["ignore_index"])
         self._names = tuple(options)
         for name, value in options.items():
             if isinstance(value, Tensor):

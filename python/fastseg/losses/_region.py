@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from fastseg._checks import number, one_of
+from fastseg._checks import number, one_of, switch
 from fastseg.losses import _pixels
 from fastseg.losses._module import weights_for
 
@@ -65,7 +65,9 @@ def region_loss(
         class_weight: as the losses say it.
         gamma: exponent of the loss of a region.
     """
-    check_region_options(smooth=smooth, absent=absent, gamma=gamma)
+    check_region_options(
+        smooth=smooth, absent=absent, per_image=per_image, multilabel=multilabel, gamma=gamma
+    )
     given: _pixels.Pixels | _pixels.Masks
     if multilabel or (isinstance(logits, Tensor) and logits.ndim > 1 and logits.shape[1] == 1):
         given = _pixels.masks(logits, target, ignore_index)
@@ -130,11 +132,20 @@ def pooled(overlap: Overlap) -> Overlap:
     )
 
 
-def check_region_options(*, smooth: float, absent: Absent, gamma: float = 1.0) -> None:
+def check_region_options(
+    *,
+    smooth: float,
+    absent: Absent,
+    per_image: bool,
+    multilabel: bool = False,
+    gamma: float = 1.0,
+) -> None:
     """Raises `ParameterError` or `DtypeError` for options out of their ranges."""
     number("smooth", smooth, least=0)
     number("gamma", gamma, least=0)
     one_of("absent", absent, ["skip", "count"])
+    switch("per_image", per_image)
+    switch("multilabel", multilabel)
 
 
 def _class_overlaps(given: _pixels.Pixels) -> Overlap:

@@ -66,7 +66,7 @@ def bce_dice_loss(
         0.8466
     """
     _check_options(bce_weight, dice_weight)
-    check_region_options(smooth=smooth, absent=absent)
+    check_region_options(smooth=smooth, absent=absent, per_image=per_image)
     given = _pixels.masks(logits, target, ignore_index)
     overlap, entropy = mask_overlaps(given, cross_entropy=True)
     dice = mean_of_regions(
@@ -95,7 +95,7 @@ class BCEDiceLoss(LossModule):
         per_image: bool = False,
     ) -> None:
         _check_options(bce_weight, dice_weight)
-        check_region_options(smooth=smooth, absent=absent)
+        check_region_options(smooth=smooth, absent=absent, per_image=per_image)
         super().__init__(
             bce_weight=bce_weight,
             dice_weight=dice_weight,

@@ -91,7 +91,7 @@ class BorderWeightedCrossEntropy(LossModule):
     """`border_weighted_cross_entropy` as a module: its options are the function's."""
 
     def __init__(self, *, ignore_index: int | None = None) -> None:
-        super().__init__(ignore_index=_pixels.ignored_label(ignore_index))
+        super().__init__(ignore_index=ignore_index)
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         """Computes `border_weighted_cross_entropy(logits, target, weight)`."""

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fastseg._checks import number
 from fastseg.errors import DtypeError, ParameterError, ShapeError
+from fastseg.losses._pixels import ignored_label
 from fastseg.losses.class_presence import class_presence_loss
 
 
@@ -38,7 +39,7 @@ def deep_supervision_loss(
         Scalar.
 
     Raises:
-        DtypeError: `output` is neither a tensor nor such a pair.
+        DtypeError: `output` is neither a tensor nor such a pair, or `loss` no function.
         ShapeError: an auxiliary output has other axes.
         ParameterError: a weight is negative, or missing for an output, or for none.
 
@@ -55,12 +56,18 @@ def deep_supervision_loss(
         >>> loss(output, target).item(), loss(logits, target).item()
         (1.0, 0.5)
     """
+    _check_options(loss, auxiliary_weight, ignore_index)
     logits, auxiliary = _parts(output)
     total = loss(logits, target, *further)
     for name, weight in _weights(auxiliary_weight, auxiliary).items():
         if weight == 0:
             continue
         part = auxiliary[name]
+        if not isinstance(part, Tensor):
+            raise DtypeError(
+                f"output: expected tensors as auxiliary outputs, got {type(part).__name__} for "
+                f"{name!r}"
+            )
         if part.ndim == 2:
             value = class_presence_loss(
                 part, target, num_classes=logits.shape[1], ignore_index=ignore_index
@@ -110,7 +117,12 @@ def _enlarged(part: Tensor, logits: Tensor) -> Tensor:
     return F.interpolate(part, logits.shape[2:], mode=mode, align_corners=False)
 
 
-def _check_weights(given: float | Mapping[str, float]) -> None:
+def _check_options(
+    loss: Callable[..., Tensor], given: float | Mapping[str, float], ignore_index: int | None
+) -> None:
+    if not callable(loss):
+        raise DtypeError(f"loss: expected a loss module or function, got {loss!r}")
+    ignored_label(ignore_index)
     if not isinstance(given, Mapping):
         number("auxiliary_weight", given, least=0)
         return
@@ -129,9 +141,7 @@ class DeepSupervisionLoss(nn.Module):
         ignore_index: int | None = None,
     ) -> None:
         super().__init__()
-        if not callable(loss):
-            raise DtypeError(f"loss: expected a loss module or function, got {loss!r}")
-        _check_weights(auxiliary_weight)
+        _check_options(loss, auxiliary_weight, ignore_index)
         self.loss = loss
         self.auxiliary_weight = auxiliary_weight
         self.ignore_index = ignore_index

@@ -94,7 +94,9 @@ class DiceLoss(LossModule):
         multilabel: bool = False,
         class_weight: Tensor | Sequence[float] | None = None,
     ) -> None:
-        check_region_options(smooth=smooth, absent=absent)
+        check_region_options(
+            smooth=smooth, absent=absent, per_image=per_image, multilabel=multilabel
+        )
         super().__init__(
             ignore_index=ignore_index,
             smooth=smooth,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastseg._checks import one_of
+from fastseg._checks import one_of, switch
 from fastseg.losses import _pixels
 from fastseg.losses._module import LossModule
 from fastseg.losses._region import Absent
@@ -58,7 +58,7 @@ def lovasz_softmax_loss(
         >>> lovasz_softmax_loss(logits, target).item()
         0.5
     """
-    one_of("absent", absent, ["skip", "count"])
+    _check_options(absent, per_image, multilabel)
     binary = isinstance(logits, Tensor) and logits.ndim > 1 and logits.shape[1] == 1
     if multilabel or binary:
         given = _pixels.masks(logits, target, ignore_index)
@@ -129,6 +129,12 @@ def _falling(errors: Tensor) -> Tensor:
     return keys.bitwise_and_(2**32 - 1)
 
 
+def _check_options(absent: Absent, per_image: bool, multilabel: bool) -> None:
+    one_of("absent", absent, ["skip", "count"])
+    switch("per_image", per_image)
+    switch("multilabel", multilabel)
+
+
 class LovaszSoftmaxLoss(LossModule):
     """`lovasz_softmax_loss` as a module: its options are the function's."""
 
@@ -140,7 +146,7 @@ class LovaszSoftmaxLoss(LossModule):
         per_image: bool = False,
         multilabel: bool = False,
     ) -> None:
-        one_of("absent", absent, ["skip", "count"])
+        _check_options(absent, per_image, multilabel)
         super().__init__(
             ignore_index=ignore_index, absent=absent, per_image=per_image, multilabel=multilabel
         )

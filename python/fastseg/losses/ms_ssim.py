@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastseg._checks import integer, positive
-from fastseg.errors import ParameterError, ShapeError
+from fastseg._checks import integer, positive, switch
+from fastseg.errors import DtypeError, ParameterError, ShapeError
 from fastseg.losses import _pixels
 from fastseg.losses._module import LossModule
 
@@ -73,7 +73,9 @@ def ms_ssim_loss(
         >>> abs(round(ms_ssim_loss(right, target).item(), 4))
         0.0
     """
-    _check_options(window, sigma, scale_weights)
+    check_scales(window, scale_weights)
+    positive("sigma", sigma)
+    switch("multilabel", multilabel)
     binary = isinstance(logits, Tensor) and logits.ndim > 1 and logits.shape[1] == 1
     if multilabel or binary:
         given = _pixels.masks(logits, target, ignore_index)
@@ -210,14 +212,16 @@ def _power(base: Tensor, exponent: float) -> Tensor:
 def _gaussian(window: int, sigma: float, like: Tensor) -> Tensor:
     """A Gaussian window (window,) that sums to 1."""
     offsets = torch.arange(window, device=like.device, dtype=like.dtype) - window // 2
-    kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+    kernel = torch.exp(-((offsets / sigma) ** 2) / 2)
     return kernel / kernel.sum()
 
 
-def _check_options(window: int, sigma: float, scale_weights: Sequence[float]) -> None:
+def check_scales(window: int, scale_weights: Sequence[float]) -> None:
+    """Raises `ParameterError` or `DtypeError` for a window or weights that cannot be."""
     if integer("window", window, least=1) % 2 == 0:
         raise ParameterError(f"window must be odd, got {window}")
-    positive("sigma", sigma)
+    if isinstance(scale_weights, str) or not hasattr(scale_weights, "__len__"):
+        raise DtypeError(f"scale_weights: expected a sequence of numbers, got {scale_weights!r}")
     if not len(scale_weights):
         raise ParameterError("scale_weights must name at least one scale, got none")
     for position, weight in enumerate(scale_weights):
@@ -236,7 +240,9 @@ class MSSSIMLoss(LossModule):
         ignore_index: int | None = None,
         multilabel: bool = False,
     ) -> None:
-        _check_options(window, sigma, scale_weights)
+        check_scales(window, scale_weights)
+        positive("sigma", sigma)
+        switch("multilabel", multilabel)
         super().__init__(
             window=window,
             sigma=sigma,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fastseg._checks import number
+from fastseg.errors import ParameterError
 from fastseg.losses._module import LossModule, class_weights
 from fastseg.losses._region import Absent, Overlap, check_region_options, region_loss
 
@@ -72,8 +73,7 @@ def tversky_loss(
         >>> tversky_loss(logits, target, alpha=0.5, beta=0.5).item()
         0.5
     """
-    number("alpha", alpha, least=0)
-    number("beta", beta, least=0)
+    _check_prices(alpha, beta)
 
     def tversky(overlap: Overlap, smooth: float) -> tuple[Tensor, Tensor]:
         inside = overlap.inside
@@ -95,6 +95,13 @@ def tversky_loss(
     )
 
 
+def _check_prices(alpha: float, beta: float) -> None:
+    if number("alpha", alpha, least=0) + number("beta", beta, least=0) == 0:
+        raise ParameterError(
+            "alpha, beta: expected one above 0, got 0 and 0, for which any answer is perfect"
+        )
+
+
 class TverskyLoss(LossModule):
     """`tversky_loss` as a module: its options are the function's."""
 
@@ -111,9 +118,10 @@ class TverskyLoss(LossModule):
         multilabel: bool = False,
         class_weight: Tensor | Sequence[float] | None = None,
     ) -> None:
-        number("alpha", alpha, least=0)
-        number("beta", beta, least=0)
-        check_region_options(smooth=smooth, absent=absent, gamma=gamma)
+        _check_prices(alpha, beta)
+        check_region_options(
+            smooth=smooth, absent=absent, per_image=per_image, multilabel=multilabel, gamma=gamma
+        )
         super().__init__(
             alpha=alpha,
             beta=beta,

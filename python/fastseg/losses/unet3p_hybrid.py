@@ -11,7 +11,7 @@ from fastseg.errors import ParameterError
 from fastseg.losses._module import LossModule
 from fastseg.losses.focal import focal_loss
 from fastseg.losses.iou import iou_loss
-from fastseg.losses.ms_ssim import SCALE_WEIGHTS, ms_ssim_loss
+from fastseg.losses.ms_ssim import SCALE_WEIGHTS, check_scales, ms_ssim_loss
 from fastseg.losses.sigmoid_focal import sigmoid_focal_loss
 
 
@@ -80,8 +80,8 @@ def unet3p_hybrid_loss(
 
 
 def _check_weights(weights: Sequence[float]) -> None:
-    if len(weights) != 3:
-        raise ParameterError(f"weights must be three (focal, MS-SSIM, IoU), got {len(weights)}")
+    if isinstance(weights, str) or not hasattr(weights, "__len__") or len(weights) != 3:
+        raise ParameterError(f"weights must be three (focal, MS-SSIM, IoU), got {weights!r}")
     for name, weight in zip(("focal", "MS-SSIM", "IoU"), weights, strict=True):
         number(f"weights ({name})", weight, least=0)
 
@@ -100,6 +100,7 @@ class UNet3pHybridLoss(LossModule):
     ) -> None:
         _check_weights(weights)
         number("gamma", gamma, least=0)
+        check_scales(window, scale_weights)
         super().__init__(
             weights=tuple(weights),
             gamma=gamma,
