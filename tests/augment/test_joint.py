@@ -6,10 +6,14 @@ import threading
 import numpy as np
 import pytest
 import torch
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from fastseg.augment import (
     JointAugmentation,
+    PhotometricDistortion,
+    RandomCategoryCrop,
+    RandomDeformation,
     deeplab_augmentation,
     segformer_augmentation,
     unet_augmentation,
@@ -126,6 +130,22 @@ def test_tensor_dtypes_stay(dtype):
     assert got.dtype == torch.uint8
     assert moved.dtype == dtype
     np.testing.assert_array_equal(moved, recipe(image, labels, seed=1)[1])
+
+
+def test_tv_tensors_stay_what_they_are(augment):
+    image, labels = picture()
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    pair = tv_tensors.Image(tensor), tv_tensors.Mask(torch.from_numpy(labels))
+    got, moved = augment(*pair, seed=2)
+    assert type(got) is tv_tensors.Image
+    assert type(moved) is tv_tensors.Mask
+    plain = augment(tensor, torch.from_numpy(labels), seed=2)
+    assert torch.equal(got.as_subclass(torch.Tensor), plain[0])
+    assert torch.equal(moved.as_subclass(torch.Tensor), plain[1])
+    torch.manual_seed(0)
+    further, _ = v2.Compose([augment, v2.ToDtype(torch.float32, scale=True)])(*pair)
+    assert further.dtype == torch.float32
+    assert further.max() <= 1
 
 
 def test_grey_images_keep_their_axes():
@@ -257,6 +277,8 @@ class TestBadInput:
             augment(image, labels, seed=1.5)
         with pytest.raises(ParameterError, match="seed"):
             augment(image, labels, seed=-1)
+        with pytest.raises(DtypeError, match=r"generator: expected a torch\.Generator"):
+            augment(image, labels, generator=np.random.default_rng(0))
 
     @pytest.mark.parametrize("name", ["unet", "segformer"])
     def test_values_that_would_be_clipped(self, name):
@@ -288,6 +310,9 @@ class TestBadInput:
             (lambda: deeplab_augmentation(8, scale=1), "scale"),
             (lambda: deeplab_augmentation(8, flip=1.5), "flip"),
             (lambda: segformer_augmentation(8, max_ratio=1.5), "max_ratio"),
+            (lambda: unet_augmentation(image_fill=float("nan")), "image_fill"),
+            (lambda: PhotometricDistortion(p=2), "p must be at most 1"),
+            (lambda: PhotometricDistortion(hue=(-0.1, 0.9)), "hue must be at most 0.5"),
         ],
     )
     def test_options(self, make, match):
@@ -295,3 +320,28 @@ class TestBadInput:
             make()
         with pytest.raises(ShapeError, match="size"):
             segformer_augmentation((1, 2, 3))
+
+    @pytest.mark.parametrize(
+        ("make", "match"),
+        [
+            (lambda: unet_augmentation(sigma="wide"), "sigma"),
+            (lambda: unet_augmentation(grey_values="no"), "grey_values"),
+            (lambda: unet_augmentation(image_fill="black"), "image_fill"),
+            (lambda: segformer_augmentation(8, photometric=None), "photometric"),
+            (lambda: RandomCategoryCrop(8, ignore_index="none"), "ignore_index"),
+            (lambda: RandomDeformation(ignore_index=1.5), "ignore_index"),
+        ],
+    )
+    def test_options_of_other_types(self, make, match):
+        with pytest.raises(DtypeError, match=match):
+            make()
+
+    def test_fills_that_an_image_cannot_hold(self):
+        image, labels = picture()
+        for make in (unet_augmentation, lambda **fill: deeplab_augmentation(80, **fill)):
+            with pytest.raises(ShapeError, match=r"image_fill: .* of 3 channels, got 2"):
+                make(image_fill=[1, 2])(image, labels)
+            for fill in (300, -1, [0, 0, 256]):
+                with pytest.raises(ParameterError, match=r"image_fill: expected 0 … 255"):
+                    make(image_fill=fill)(image, labels)
+            make(image_fill=[1, 2, 3])(image, labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -54,7 +55,31 @@ def require_colors(image: Tensor) -> None:
             )
 
 
-def interval(name: str, value: Any, *, least: float) -> tuple[float, float]:
+def checked_fill(value: Fill) -> Fill:
+    """`image_fill` as a finite number, or as one for each channel."""
+    if isinstance(value, (list, tuple)):
+        return [number(f"image_fill[{channel}]", one) for channel, one in enumerate(value)]
+    return number("image_fill", value)
+
+
+def require_fill(fill: Fill, image: Tensor) -> None:
+    """Refuses values that an image cannot hold.
+
+    Raises:
+        ShapeError: another number of values than of channels.
+        ParameterError: values out of 0 … 255 for an image of bytes.
+    """
+    values = [fill] if isinstance(fill, (int, float)) else fill
+    if len(values) not in (1, image.shape[-3]):
+        raise ShapeError(
+            f"image_fill: expected one number or one for each of {image.shape[-3]} channels, got "
+            f"{len(values)}"
+        )
+    if image.dtype == torch.uint8 and not all(0 <= value <= 255 for value in values):
+        raise ParameterError(f"image_fill: expected 0 … 255 for an image of uint8, got {fill}")
+
+
+def interval(name: str, value: Any, *, least: float, most: float = math.inf) -> tuple[float, float]:
     """`value` as (low, high), two finite numbers in order."""
     try:
         low, high = value
@@ -63,6 +88,8 @@ def interval(name: str, value: Any, *, least: float) -> tuple[float, float]:
     low, high = number(f"{name}[0]", low, least=least), number(f"{name}[1]", high, least=least)
     if low > high:
         raise ParameterError(f"{name} must be in order (low, high), got {value!r}")
+    if high > most:
+        raise ParameterError(f"{name} must be at most {most:g}, got {value!r}")
     return low, high
 
 

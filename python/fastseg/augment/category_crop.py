@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from fastseg._checks import integer, share
-from fastseg.augment._inputs import Fill, image_of, mask_of
+from fastseg.augment._inputs import Fill, checked_fill, image_of, mask_of, require_fill
 from fastseg.errors import ShapeError
 
 
@@ -58,12 +58,14 @@ class RandomCategoryCrop(v2.Transform):
         self.size = tuple(integer("size", side, least=1) for side in sides)
         self.max_ratio = share("max_ratio", max_ratio)
         self.attempts = integer("attempts", attempts, least=1)
-        self.ignore_index = ignore_index
-        self.image_fill = image_fill
+        self.ignore_index = integer("ignore_index", ignore_index)
+        self.image_fill = checked_fill(image_fill)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draws one window for all inputs."""
-        height, width = image_of(flat_inputs).shape[-2:]
+        image = image_of(flat_inputs)
+        require_fill(self.image_fill, image)
+        height, width = image.shape[-2:]
         labels = mask_of(flat_inputs)
         high, wide = self.size
         free_y, free_x = max(height - high, 0), max(width - wide, 0)

@@ -7,6 +7,7 @@ from typing import Any
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from fastseg._checks import share
 from fastseg.augment._inputs import image_of, interval, require_colors, uniform
 
 
@@ -47,8 +48,8 @@ class PhotometricDistortion(v2.RandomPhotometricDistort):
             brightness=interval("brightness", brightness, least=0),
             contrast=interval("contrast", contrast, least=0),
             saturation=interval("saturation", saturation, least=0),
-            hue=interval("hue", hue, least=-0.5),
-            p=p,
+            hue=interval("hue", hue, least=-0.5, most=0.5),
+            p=share("p", p),
         )
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from fastseg._checks import integer, number, share
-from fastseg.augment._inputs import Fill, image_of, uniform
+from fastseg.augment._inputs import Fill, checked_fill, image_of, require_fill, uniform
 
 
 class RandomDeformation(v2.Transform):
@@ -61,12 +61,14 @@ class RandomDeformation(v2.Transform):
         self.points = integer("points", points, least=2)
         self.shift = share("shift", shift)
         self.rotation = number("rotation", rotation, least=0)
-        self.ignore_index = ignore_index
-        self.image_fill = image_fill
+        self.ignore_index = integer("ignore_index", ignore_index)
+        self.image_fill = checked_fill(image_fill)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draws one field for all inputs."""
-        height, width = image_of(flat_inputs).shape[-2:]
+        image = image_of(flat_inputs)
+        require_fill(self.image_fill, image)
+        height, width = image.shape[-2:]
         coarse = self.sigma * torch.randn(1, 2, self.points, self.points)
         angle = math.radians(uniform(-self.rotation, self.rotation))
         shift_x = uniform(-self.shift, self.shift) * width

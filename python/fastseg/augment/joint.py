@@ -35,9 +35,10 @@ class JointAugmentation:
         ignore_index: the label that the transforms fill in; it must fit the label maps' dtype.
 
     Convention:
-        NumPy images are (H, W) or (H, W, C), torch images (C, H, W) or (H, W). What comes out is of
-        the kind, dtype and device that went in. Label maps are moved to the nearest pixel, never
-        interpolated. The same seed gives the same result, for NumPy and torch alike.
+        NumPy images are (H, W) or (H, W, C), torch images (C, H, W) or (H, W), plain or tv_tensors.
+        What comes out is of the kind, dtype and device that went in. Label maps are moved to the
+        nearest pixel, never interpolated. The same seed gives the same result, for NumPy and torch
+        alike.
 
     Example:
         >>> import numpy as np
@@ -81,7 +82,7 @@ class JointAugmentation:
 
         Raises:
             ShapeError: they disagree in size, or are shaped otherwise.
-            DtypeError: they are of other types.
+            DtypeError: they are of other types, or `generator` is not torch's.
             LabelError: a label is too large to be moved exactly.
             ParameterError: `ignore_index` does not fit the labels' dtype, or both `seed` and
                 `generator` are given.
@@ -154,6 +155,8 @@ def _tensor(name: str, value: Any) -> tuple[Tensor, Any]:
     """`value` as a tensor, and what brings a tensor back into its kind and dtype."""
     if isinstance(value, Tensor):
         plain = value.detach().as_subclass(Tensor)
+        if isinstance(value, tv_tensors.TVTensor):
+            return plain, lambda result: tv_tensors.wrap(result.to(value.dtype), like=value)
         return plain, lambda result: result.to(value.dtype)
     if not isinstance(value, np.ndarray):
         raise DtypeError(
@@ -180,6 +183,10 @@ def _seeded(seed: int | None, generator: torch.Generator | None) -> Iterator[Non
     if generator is not None:
         if seed is not None:
             raise ParameterError("seed and generator say the same: expected one of them, got both")
+        if not isinstance(generator, torch.Generator):
+            raise DtypeError(
+                f"generator: expected a torch.Generator, got {type(generator).__name__}"
+            )
         drawn = torch.randint(2**62, (), generator=generator, device=generator.device)
         seed = int(drawn)
     seed = integer("seed", seed, least=0, most=2**63 - 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torchvision.transforms import v2
 
-from fastseg._checks import share
+from fastseg._checks import share, switch
 from fastseg.augment._inputs import Fill
 from fastseg.augment.category_crop import RandomCategoryCrop
 from fastseg.augment.colors import PhotometricDistortion, RandomGreyValues
@@ -58,7 +58,7 @@ def unet_augmentation(
         ignore_index=ignore_index,
         image_fill=image_fill,
     )
-    further = [RandomGreyValues()] if grey_values else []
+    further = [RandomGreyValues()] if switch("grey_values", grey_values) else []
     return JointAugmentation([deformation, *further], ignore_index=ignore_index)
 
 
@@ -140,7 +140,7 @@ def segformer_augmentation(
         >>> augment(image, labels, seed=0)[1].shape
         (32, 32)
     """
-    further = [PhotometricDistortion()] if photometric else []
+    further = [PhotometricDistortion()] if switch("photometric", photometric) else []
     return JointAugmentation(
         [
             RandomScale(scale),
