@@ -114,6 +114,9 @@ pub unsafe trait Simd: Copy + blocks::Blocks {
     /// Whether a vector is a whole row, so that rows of several vectors need no code.
     const IS_ROW: bool = false;
 
+    /// Runs a kernel as a function of its own. What is large and called from several places would
+    /// otherwise be compiled into each of them, which takes minutes.
+    unsafe fn call<K: Kernel>(kernel: K) -> K::Output;
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self::V;
     /// `LANES` floats from `p`.
@@ -330,6 +333,11 @@ unsafe impl Simd for Baseline {
     const LANES: usize = 8;
     const SPECIALIZED: bool = false;
 
+    #[inline(never)]
+    unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+        // SAFETY: as the caller.
+        unsafe { kernel.run::<Self>() }
+    }
     #[inline(always)]
     unsafe fn splat(x: f32) -> [f32; 8] {
         [x; 8]
@@ -489,6 +497,11 @@ pub(crate) mod x86 {
         const LANES: usize = 16;
         const SCALE_SATURATES: bool = true;
 
+        #[inline(never)]
+        unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+            // SAFETY: as the caller.
+            unsafe { run_avx512(kernel) }
+        }
         #[inline(always)]
         unsafe fn splat(x: f32) -> __m512 {
             unsafe { _mm512_set1_ps(x) }
@@ -662,6 +675,11 @@ pub(crate) mod x86 {
         const SCALE_SATURATES: bool = true;
         const IS_ROW: bool = true;
 
+        #[inline(never)]
+        unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+            // SAFETY: as the caller.
+            unsafe { run_avx512_rows(kernel) }
+        }
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self::V {
             unsafe { (_mm512_set1_ps(x), _mm256_set1_ps(x)) }
@@ -828,6 +846,11 @@ pub(crate) mod x86 {
         type V = __m256;
         const LANES: usize = 8;
 
+        #[inline(never)]
+        unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+            // SAFETY: as the caller.
+            unsafe { run_avx2(kernel) }
+        }
         #[inline(always)]
         unsafe fn splat(x: f32) -> __m256 {
             unsafe { _mm256_set1_ps(x) }
@@ -969,6 +992,11 @@ pub(crate) mod arm {
         type V = float32x4_t;
         const LANES: usize = 4;
 
+        #[inline(never)]
+        unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
+            // SAFETY: as the caller.
+            unsafe { kernel.run::<Self>() }
+        }
         #[inline(always)]
         unsafe fn splat(x: f32) -> float32x4_t {
             unsafe { vdupq_n_f32(x) }

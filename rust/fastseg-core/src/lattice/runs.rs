@@ -5,7 +5,7 @@
 //! points.
 
 use super::{Runs, VECTORS};
-use crate::simd::Simd;
+use crate::simd::{Kernel, Simd};
 
 /// How many points ahead weights of single values are called into the cache: there are several
 /// streams of them, and little is done for each.
@@ -233,8 +233,43 @@ impl Runs<'_> {
         block: &mut [f32],
         stride: usize,
     ) {
-        let vectors = stride / S::LANES;
         let job = Gather::<PACKED> { runs: self, n, weights, rows, start };
+        // SAFETY: as the caller.
+        unsafe { S::call(GatherRows { job, block, stride }) }
+    }
+
+    /// Adds the row of every point, weighted, to the rows of its `n` corners, `stride` floats each.
+    ///
+    /// # Safety
+    /// As [`Self::gather`].
+    #[inline(always)]
+    pub unsafe fn spread<S: Simd>(
+        &self,
+        n: usize,
+        weights: &[f32],
+        block: &[f32],
+        rows: &mut [f32],
+        stride: usize,
+    ) {
+        // SAFETY: as the caller.
+        unsafe { S::call(Spread { runs: self, n, weights, block, rows, stride }) }
+    }
+}
+
+/// All vectors of the rows of a gather.
+struct GatherRows<'a, const PACKED: bool> {
+    job: Gather<'a, PACKED>,
+    block: &'a mut [f32],
+    stride: usize,
+}
+
+impl<const PACKED: bool> Kernel for GatherRows<'_, PACKED> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { job, block, stride } = self;
+        let vectors = stride / S::LANES;
         // SAFETY: as the caller. Where the whole row is held in registers its stride is a constant.
         unsafe {
             match vectors {
@@ -258,47 +293,53 @@ impl Runs<'_> {
             }
         }
     }
+}
 
-    /// Adds the row of every point, weighted, to the rows of its `n` corners, `stride` floats each.
-    ///
-    /// # Safety
-    /// As [`Self::gather`].
+/// The arguments of [`Runs::spread`].
+struct Spread<'a> {
+    runs: &'a Runs<'a>,
+    n: usize,
+    weights: &'a [f32],
+    block: &'a [f32],
+    rows: &'a mut [f32],
+    stride: usize,
+}
+
+impl Kernel for Spread<'_> {
+    type Output = ();
+
     #[inline(always)]
-    pub unsafe fn spread<S: Simd>(
-        &self,
-        n: usize,
-        weights: &[f32],
-        block: &[f32],
-        rows: &mut [f32],
-        stride: usize,
-    ) {
+    unsafe fn run<S: Simd>(self) {
+        let Self { runs, n, weights, block, rows, stride } = self;
         let vectors = stride / S::LANES;
         // SAFETY: as the caller. Where the whole row is held in registers its stride is a constant.
         unsafe {
             match vectors {
-                1 => self.spread_n::<S, 1>(n, weights, block, rows, S::LANES),
+                1 => runs.spread_n::<S, 1>(n, weights, block, rows, S::LANES),
                 _ if S::IS_ROW => unreachable!("a row is one vector"),
-                2 => self.spread_n::<S, 2>(n, weights, block, rows, 2 * S::LANES),
-                3 => self.spread_n::<S, 3>(n, weights, block, rows, 3 * S::LANES),
-                VECTORS => self.spread_n::<S, VECTORS>(n, weights, block, rows, VECTORS * S::LANES),
+                2 => runs.spread_n::<S, 2>(n, weights, block, rows, 2 * S::LANES),
+                3 => runs.spread_n::<S, 3>(n, weights, block, rows, 3 * S::LANES),
+                VECTORS => runs.spread_n::<S, VECTORS>(n, weights, block, rows, VECTORS * S::LANES),
                 _ => {
                     for v in (0..vectors).step_by(VECTORS) {
                         let rows = &mut rows[v * S::LANES..];
                         let block = &block[v * S::LANES..];
                         match vectors - v {
-                            1 => self.spread_n::<S, 1>(n, weights, block, rows, stride),
-                            2 => self.spread_n::<S, 2>(n, weights, block, rows, stride),
-                            3 => self.spread_n::<S, 3>(n, weights, block, rows, stride),
-                            _ => self.spread_n::<S, VECTORS>(n, weights, block, rows, stride),
+                            1 => runs.spread_n::<S, 1>(n, weights, block, rows, stride),
+                            2 => runs.spread_n::<S, 2>(n, weights, block, rows, stride),
+                            3 => runs.spread_n::<S, 3>(n, weights, block, rows, stride),
+                            _ => runs.spread_n::<S, VECTORS>(n, weights, block, rows, stride),
                         }
                     }
                 }
             }
         }
     }
+}
 
+impl Runs<'_> {
     /// # Safety
-    /// As [`Self::gather`].
+    /// As [`Self::spread`].
     #[inline(always)]
     unsafe fn spread_n<S: Simd, const C: usize>(
         &self,
