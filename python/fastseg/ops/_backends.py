@@ -130,6 +130,30 @@ def implementation(
     return table[backend]
 
 
+def check_tensors(operation: str, tensors: list[Tensor]) -> None:
+    """Raises where no backend can take tensors.
+
+    Args:
+        operation: its name, for messages.
+        tensors: what the operation works on.
+
+    Raises:
+        BackendError: they are on different devices, or one is sparse or in an opaque layout.
+    """
+    devices = {tensor.device for tensor in tensors}
+    if len(devices) > 1:
+        raise BackendError(
+            f"{operation}: expected all tensors on one device, got "
+            f"{', '.join(sorted(map(str, devices)))}; move them together with .to(device)"
+        )
+    for tensor in tensors:
+        if tensor.layout is not torch.strided:
+            raise BackendError(
+                f"{operation}: expected dense tensors, got one of layout {tensor.layout}; convert "
+                "it with .to_dense()"
+            )
+
+
 def runs_triton(
     operation: str,
     backend: str,
@@ -147,15 +171,8 @@ def runs_triton(
         limits: what its kernels cannot do with the arguments at hand, or None.
 
     Raises:
-        BackendError: "triton" was asked for by name and cannot run, or the tensors are on
-            different devices.
+        BackendError: "triton" was asked for by name and cannot run.
     """
-    devices = {tensor.device for tensor in tensors}
-    if len(devices) > 1:
-        raise BackendError(
-            f"{operation}: expected all tensors on one device, got "
-            f"{', '.join(sorted(map(str, devices)))}; move them together with .to(device)"
-        )
     if "triton" not in table or backend not in ("", "triton"):
         return False
     if backend == "" and tensors[0].device.type != "cuda":

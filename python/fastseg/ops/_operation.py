@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.library import custom_op, infer_schema, triton_op
 
-from fastseg.ops._backends import implementation, runs_triton
+from fastseg.ops._backends import check_tensors, implementation, runs_triton
 
 Fake = Callable[..., Any]
 Implementations = Mapping[str, Callable[..., Any]]
@@ -29,7 +29,8 @@ def operation(
         problem: says what the Triton kernels cannot do with these arguments, or None.
 
     Raises:
-        BackendError: when called, where the backend that was asked for by name cannot run.
+        BackendError: when called, where no backend can take the tensors, or the backend that was
+            asked for by name cannot run.
     """
 
     def register(fake: Fake) -> Any:
@@ -50,8 +51,9 @@ def operation(
 
         def run(*arguments: Any) -> Any:
             *inputs, backend = arguments
-            limits = problem(*inputs) if problem is not None else None
             tensors = _tensors(inputs)
+            check_tensors(name, tensors)
+            limits = problem(*inputs) if problem is not None else None
             if runs_triton(name, backend, backends, tensors, limits):
                 with _current(tensors[0].device):
                     return backends["triton"](*inputs)

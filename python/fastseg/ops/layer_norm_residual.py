@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from fastseg.errors import DtypeError, ParameterError, ShapeError
 from fastseg.ops import reference
 from fastseg.ops._autocast import lower_dtype
-from fastseg.ops._backends import chosen_backend, is_decomposed
+from fastseg.ops._backends import check_tensors, chosen_backend, is_decomposed
 from fastseg.ops._operation import operation
 from fastseg.ops.layer_norm import stays_whole
 
@@ -88,6 +88,8 @@ def _check(x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, factor: Tens
             f"weight, bias: expected ({x.shape[-1]},) for x {tuple(x.shape)}, got "
             f"{tuple(weight.shape)} and {tuple(bias.shape)}"
         )
+    given = [x, branch, weight, bias, *([] if factor is None else [factor])]
+    check_tensors("layer_norm_residual", given)
     if factor is None:
         return
     if tuple(factor.shape) != x.shape[:1]:

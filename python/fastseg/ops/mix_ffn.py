@@ -10,7 +10,7 @@ from torch import Tensor
 from fastseg.errors import DtypeError, ShapeError
 from fastseg.ops import reference
 from fastseg.ops._autocast import lowered
-from fastseg.ops._backends import chosen_backend, is_decomposed
+from fastseg.ops._backends import check_tensors, chosen_backend, is_decomposed
 from fastseg.ops._operation import Implementations, operation
 from fastseg.ops.depthwise_conv_gelu import depthwise_conv_gelu
 from fastseg.ops.token_linear import token_linear
@@ -82,6 +82,7 @@ def mix_ffn(
         raise ShapeError(
             f"residual: expected {tuple(tokens.shape)} as the tokens, got {tuple(residual.shape)}"
         )
+    check_tensors("mix_ffn", [tokens, *parameters, *([] if residual is None else [residual])])
     tokens = lowered(tokens)
     inputs: list[Any] = [tokens, *(x.to(tokens.dtype) for x in parameters), residual]
     if _runs_as_one(inputs):

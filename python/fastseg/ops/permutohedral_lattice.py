@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastseg.errors import DtypeError, ShapeError
 from fastseg.ops import reference
-from fastseg.ops._backends import chosen_backend, is_decomposed
+from fastseg.ops._backends import check_tensors, chosen_backend, is_decomposed
 from fastseg.ops._lattice_keys import key_layout, scales
 from fastseg.ops._operation import operation
 
@@ -282,6 +282,7 @@ def permutohedral_lattice(features: Tensor) -> PermutohedralLattice:
         )
     if features.is_complex() or features.dtype == torch.bool:
         raise DtypeError(f"features: expected real numbers, got {features.dtype}")
+    check_tensors("permutohedral_lattice", [features])
     if (len(features) + 1) * features.shape[1] > _MOST_CORNERS:
         raise ShapeError(
             f"features: {features.shape[1]} points are more than the 2^31 / (d + 1) that fit"

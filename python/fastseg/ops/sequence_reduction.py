@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from fastseg.errors import DtypeError, ShapeError
 from fastseg.ops import reference
 from fastseg.ops._autocast import lowered
-from fastseg.ops._backends import chosen_backend, is_decomposed
+from fastseg.ops._backends import check_tensors, chosen_backend, is_decomposed
 from fastseg.ops._operation import operation
 from fastseg.ops.layer_norm import layer_norm
 
@@ -88,6 +88,7 @@ def _check(
     for name, x in (("bias", bias), ("norm_weight", norm_weight), ("norm_bias", norm_bias)):
         if tuple(x.shape) != (outputs,):
             raise ShapeError(f"{name}: expected ({outputs},), got {tuple(x.shape)}")
+    check_tensors("sequence_reduction", [tokens, weight, bias, norm_weight, norm_bias])
     if not torch.compiler.is_exporting() and min(tokens.shape[1:3]) < side:
         raise ShapeError(
             f"tokens: expected at least {side}x{side} for the reduction of keys and values, got "
