@@ -63,6 +63,16 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
+def test_every_model_is_in_the_tables() -> None:
+    named = re.compile(r"`(\w+)`")
+    for page in ("models", "public-weights"):
+        lines = (ROOT / "docs" / f"{page}.md").read_text().splitlines()
+        listed = {name for line in lines if line.startswith("| `") for name in named.findall(line)}
+        missing = set(fastseg.list_models()) - listed
+        # They are a row from b0 to b5.
+        assert missing <= {f"segformer_b{size}" for size in range(1, 6)}, page
+
+
 def test_the_readme_has_examples_that_run() -> None:
     languages = {language for language, _, _ in blocks(ROOT / "README.md")}
     assert languages == {"python", "sh"}
