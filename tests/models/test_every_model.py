@@ -174,6 +174,26 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(case: str) -> No
             assert torch.allclose(before[key], after[key], rtol=1e-3, atol=1e-5), key
 
 
+@pytest.mark.parametrize("case", ["unet_padded", "unetpp", "setr_mla", "segformer_b0"])
+def test_checkpointing_compiles_without_a_break(case: str) -> None:
+    def step(*, checkpointing: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        model = small(case).train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        model.set_gradient_checkpointing(checkpointing)
+        torch._dynamo.reset()
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        (logits_of(compiled(picture(2, 64, 64))) ** 2).mean().backward()
+        gradients = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
+        return gradients, dict(model.named_buffers())
+
+    plain, again = step(checkpointing=False), step(checkpointing=True)
+    for before, after in zip(plain, again, strict=True):
+        for key in before:
+            assert torch.allclose(before[key], after[key], rtol=1e-3, atol=1e-5), key
+
+
 @every_model
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_answers(case: str, dtype: torch.dtype) -> None:

@@ -210,6 +210,38 @@ def test_files_that_do_not_fit(saved: Path, tmp_path: Path) -> None:
         SegmentationModel.from_pretrained(tmp_path / "elsewhere")
 
 
+def test_names_and_preprocessing_are_saved(tmp_path: Path) -> None:
+    model = fastseg.create_model("unet_padded", num_classes=2, widths=[4, 8])
+    model.id2label = {0: "background", 1: "cell"}
+    model.preprocessor_config = {"image_mean": [0.5, 0.5, 0.5]}
+    model.save_pretrained(tmp_path)
+    for load in (SegmentationModel.from_pretrained, fastseg.load):
+        loaded = load(tmp_path)
+        assert loaded.id2label == model.id2label
+        assert loaded.preprocessor_config == model.preprocessor_config
+    other = fastseg.load(tmp_path, num_classes=3, head="new")
+    assert other.id2label is None
+
+
+@pytest.mark.parametrize("load", [SegmentationModel.from_pretrained, fastseg.load])
+def test_what_was_downloaded_loads_offline(
+    load: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from huggingface_hub import constants
+
+    repository = tmp_path / "models--someone--cells"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    model = fastseg.create_model("unet_padded", num_classes=2, widths=[4, 8])
+    model.save_pretrained(repository / "snapshots" / ("0" * 40))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    loaded = load("someone/cells")
+    assert torch.equal(loaded.state_dict()["classifier.weight"], model.classifier.weight)
+    with pytest.raises(CheckpointError, match=r"someone/else: neither a folder"):
+        load("someone/else")
+
+
 def test_the_hub_gets_what_is_saved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import huggingface_hub
 

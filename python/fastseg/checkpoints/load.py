@@ -13,6 +13,7 @@ from fastseg.checkpoints.formats import Format
 from fastseg.errors import CheckpointError, ParameterError
 from fastseg.models import SegmentationModel, create_model
 from fastseg.models._base import choice
+from fastseg.models._saving import annotate
 
 
 def load(
@@ -44,8 +45,7 @@ def load(
 
     Returns:
         The model in evaluation mode, on the CPU, in the dtype of the weights. Its attributes
-        `preprocessor_config` and `id2label` hold what a Hugging Face folder says about them, or
-        None.
+        `preprocessor_config` and `id2label` hold what the folder says about them, or None.
 
     Raises:
         CheckpointError: nothing is there, it is damaged or unknown, a tensor is missing, left over
@@ -83,7 +83,8 @@ def load(
     model, found, left = _converted(config, state, num_classes, head, options, str(source))
     _fill(model, found, left, _fresh(model, head), str(source))
     dtype = next((t.dtype for t in found.values() if t.is_floating_point()), torch.float32)
-    _annotate(model, config, path)
+    if path.is_dir():
+        annotate(model, path)
     return model.to(dtype).eval()
 
 
@@ -226,11 +227,3 @@ def _fill(
             f"{shown}. To load all but the classifier: fastseg.load(…, num_classes=…, head='new')"
         )
     model.load_state_dict({**wanted, **found})
-
-
-def _annotate(model: SegmentationModel, config: dict[str, Any], path: Path) -> None:
-    labels = config.get("id2label")
-    if isinstance(labels, dict) and len(labels) == model.num_classes:
-        model.id2label = {int(i): str(name) for i, name in labels.items()}
-    if path.is_dir() and (path / reading.PREPROCESSOR).is_file():
-        model.preprocessor_config = reading.read_json(path / reading.PREPROCESSOR)

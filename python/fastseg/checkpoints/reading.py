@@ -32,13 +32,20 @@ def download(source: str, *, revision: str | None, token: str | None) -> Path:
     """
     try:
         from huggingface_hub import list_repo_files, snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
     except ImportError:
         raise CheckpointError(
             f"{source}: no such folder or file, and downloading needs huggingface-hub: "
             "pip install 'fastseg-rs[models]'"
         ) from None
     try:
-        files = list_repo_files(source, revision=revision, token=token)
+        try:
+            files = list_repo_files(source, revision=revision, token=token)
+        except HfHubHTTPError:
+            raise
+        except Exception:
+            # Without a network, what an earlier call brought is still here.
+            return Path(snapshot_download(source, revision=revision, local_files_only=True))
         safe = any(name.endswith(".safetensors") for name in files)
         weights = ["model*.safetensors*"] if safe else ["pytorch_model*.bin*"]
         folder = snapshot_download(

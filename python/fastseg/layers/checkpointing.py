@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -38,6 +39,9 @@ def checkpointed(function: Callable[..., Any], *arguments: Any) -> Any:
         >>> torch.equal(x.grad, x.exp())
         True
     """
+    if torch.compiler.is_compiling():
+        # In a graph statistics move once, however often a value is computed.
+        return checkpoint(function, *arguments, use_reentrant=False)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _frozen_statistics(function)

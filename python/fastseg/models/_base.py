@@ -230,7 +230,8 @@ class SegmentationModel(nn.Module):
 
     def config_to_save(self) -> dict[str, Any]:
         """The object that `save_pretrained` writes as JSON."""
-        return {"fastseg": self.config}
+        names = {} if self.id2label is None else {"id2label": self.id2label}
+        return {"fastseg": self.config, **names}
 
     def push_to_hub(
         self,
@@ -288,6 +289,7 @@ class SegmentationModel(nn.Module):
             )
         state = model.state_from_saved(_saving.read_state(folder))
         _saving.load_state(model, state, folder)
+        _saving.annotate(model, folder)
         return model.eval()
 
 

@@ -76,7 +76,7 @@ def folder_of(source: str | Path, *, revision: str | None = None, token: str | N
 
     try:
         local = snapshot_download(
-            name, revision=revision, token=token, allow_patterns=[WEIGHTS, CONFIG]
+            name, revision=revision, token=token, allow_patterns=[WEIGHTS, CONFIG, PREPROCESSOR]
         )
     except Exception as error:
         raise CheckpointError(
@@ -88,10 +88,7 @@ def folder_of(source: str | Path, *, revision: str | None = None, token: str | N
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The arguments of `create_model` that `save` wrote."""
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG}: cannot be read: {error}") from error
+    config = _read_json(folder / CONFIG)
     ours = config.get("fastseg") if isinstance(config, dict) else None
     if not isinstance(ours, dict) or "name" not in ours:
         raise CheckpointError(
@@ -99,6 +96,23 @@ def read_config(folder: Path) -> dict[str, Any]:
             "fastseg.load recognises other formats"
         )
     return ours
+
+
+def annotate(model: Any, folder: Path) -> None:
+    """Names the model's classes and its preprocessing as the folder does, if it does."""
+    config = _read_json(folder / CONFIG)
+    labels = config.get("id2label") if isinstance(config, dict) else None
+    if isinstance(labels, dict) and len(labels) == model.num_classes:
+        model.id2label = {int(i): str(name) for i, name in labels.items()}
+    if (folder / PREPROCESSOR).is_file():
+        model.preprocessor_config = _read_json(folder / PREPROCESSOR)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:
