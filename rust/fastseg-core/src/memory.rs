@@ -3,6 +3,7 @@
 //! At image size the kernel's work of mapping and zeroing fresh pages costs as much as several
 //! mean-field iterations, so a [`Workspace`] keeps the arrays of one call for the next.
 
+use std::alloc::{Layout, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -97,9 +98,10 @@ unsafe impl Plain for u16 {}
 // SAFETY: any bits are an integer.
 unsafe impl Plain for u32 {}
 
+/// Zeros, at first.
 #[derive(Debug)]
 struct Block {
-    memory: Vec<u128>,
+    pages: Pages,
     offset: usize,
     bytes: usize,
 }
@@ -107,10 +109,9 @@ struct Block {
 impl Block {
     fn new(bytes: usize) -> Self {
         let align = if bytes >= HUGE { HUGE } else { LINE };
-        // A zeroed Vec comes straight from fresh pages: nothing is written here.
-        let memory = vec![0u128; (bytes + align).div_ceil(size_of::<u128>())];
-        let offset = memory.as_ptr().cast::<u8>().align_offset(align);
-        let block = Self { memory, offset, bytes };
+        let pages = Pages::new(bytes + align);
+        let offset = pages.start().align_offset(align);
+        let block = Self { pages, offset, bytes };
         if bytes >= HUGE {
             block.advise_huge_pages();
         }
@@ -118,7 +119,7 @@ impl Block {
     }
 
     fn start(&self) -> *mut u8 {
-        self.memory.as_ptr().cast::<u8>().cast_mut().wrapping_add(self.offset)
+        self.pages.start().wrapping_add(self.offset)
     }
 
     #[cfg(all(target_os = "linux", not(miri)))]
@@ -129,6 +130,63 @@ impl Block {
 
     #[cfg(not(all(target_os = "linux", not(miri))))]
     fn advise_huge_pages(&self) {}
+}
+
+/// Fresh pages, of the system's own making: blocks that are kept would lie between other arrays in
+/// the allocator's memory, which could not be given back then, nor hold a larger array.
+#[cfg(all(unix, not(miri)))]
+#[derive(Debug)]
+struct Pages {
+    start: *mut libc::c_void,
+    bytes: usize,
+}
+
+// SAFETY: the pages are this value's alone, and any thread may use and unmap them.
+#[cfg(all(unix, not(miri)))]
+unsafe impl Send for Pages {}
+// SAFETY: as above; nothing is written through a shared reference.
+#[cfg(all(unix, not(miri)))]
+unsafe impl Sync for Pages {}
+
+#[cfg(all(unix, not(miri)))]
+impl Pages {
+    fn new(bytes: usize) -> Self {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANON;
+        // SAFETY: a mapping at a new address touches no memory that is in use.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, kind, -1, 0) };
+        if start == libc::MAP_FAILED {
+            handle_alloc_error(Layout::from_size_align(bytes, LINE).expect("a valid size"));
+        }
+        Self { start, bytes }
+    }
+
+    fn start(&self) -> *mut u8 {
+        self.start.cast()
+    }
+}
+
+#[cfg(all(unix, not(miri)))]
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: these pages were mapped by `new`, and nobody uses them any more.
+        unsafe { libc::munmap(self.start, self.bytes) };
+    }
+}
+
+#[cfg(not(all(unix, not(miri))))]
+#[derive(Debug)]
+struct Pages(Vec<u128>);
+
+#[cfg(not(all(unix, not(miri))))]
+impl Pages {
+    fn new(bytes: usize) -> Self {
+        Self(vec![0; bytes.div_ceil(size_of::<u128>())])
+    }
+
+    fn start(&self) -> *mut u8 {
+        self.0.as_ptr().cast::<u8>().cast_mut()
+    }
 }
 
 /// An array of plain values, aligned to a cache line, that goes back to its workspace.
