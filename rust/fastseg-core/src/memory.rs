@@ -124,8 +124,10 @@ impl Block {
 
     #[cfg(all(target_os = "linux", not(miri)))]
     fn advise_huge_pages(&self) {
+        // The last ones, which are not full, remain small.
+        let whole = self.bytes / HUGE * HUGE;
         // SAFETY: the range lies inside the allocation; the advice changes no contents.
-        unsafe { libc::madvise(self.start().cast(), self.bytes, libc::MADV_HUGEPAGE) };
+        unsafe { libc::madvise(self.start().cast(), whole, libc::MADV_HUGEPAGE) };
     }
 
     #[cfg(not(all(target_os = "linux", not(miri))))]

@@ -27,7 +27,7 @@ const SIDE: usize = 4;
 const TILES: usize = 24;
 /// Channels that a product goes through before the next product's turn.
 const DEPTH: usize = 256;
-/// Floats of what tasks share, at most: transformed weights, or products.
+/// Floats of what tasks share, at most: transformed weights, or transformed tokens.
 const SHARED: usize = 3 << 20;
 /// Bytes that are kept from one convolution to the next.
 const KEPT: usize = 24 << 20;
@@ -231,7 +231,8 @@ impl Conv<'_> {
             let filters = &filters[..];
             tiles.par_chunks(TILES).try_for_each_init(
                 || {
-                    let tokens = POINTS * TILES * self.channels.next_multiple_of(DEPTH);
+                    // Of the size of `by_panels`' filters, where that suffices: they have it in turn.
+                    let tokens = (size * TILES).max(POINTS * DEPTH * widest);
                     (workspace().take(tokens), workspace().take(POINTS * TILES * widest))
                 },
                 |(tokens, products), tiles| {
@@ -263,45 +264,44 @@ impl Conv<'_> {
         control: &Control,
     ) -> Result<(), TokensError> {
         let widest = panels[0].1;
-        let block = POINTS * TILES * widest;
-        let strip = (SHARED / (block * panels.len())).max(1);
+        let (each, block) = (POINTS * TILES * self.channels, POINTS * TILES * widest);
+        let strip = (SHARED / (each + block)).max(1);
         let blocks = tiles.len().div_ceil(TILES).min(strip);
-        let mut products = shared(block * blocks * panels.len());
-        let mut tokens = workspace().take::<f32>(POINTS * TILES * DEPTH * blocks);
+        let mut tokens = shared(each * blocks);
         for tiles in tiles.chunks(TILES * strip) {
-            for &step in &self.steps {
-                let each = POINTS * TILES * step.depth;
-                tokens.par_chunks_mut(each).zip(tiles.par_chunks(TILES)).try_for_each(
-                    |(to, tiles)| {
-                        control.check()?;
-                        dispatch(TransformTokens { conv: self, tiles, step, to });
-                        Ok::<(), TokensError>(())
-                    },
-                )?;
-                let tokens = &tokens[..];
-                products
-                    .par_chunks_mut(block * blocks)
-                    .zip(panels)
-                    .with_max_len(1)
-                    .try_for_each_init(
-                        || workspace().take(POINTS * DEPTH * widest),
-                        |filters, (products, &panel)| {
-                            control.check()?;
-                            let to = &mut filters[..POINTS * step.depth * panel.1];
-                            dispatch(TransformWeight { conv: self, panel, step, to });
-                            let tiles = tiles.chunks(TILES).zip(tokens.chunks(each));
-                            for ((tiles, tokens), to) in tiles.zip(products.chunks_mut(block)) {
-                                self.multiply(tokens, filters, step, tiles.len(), panel, to);
-                            }
-                            Ok::<(), TokensError>(())
-                        },
-                    )?;
-            }
-            products.par_chunks(block * blocks).zip(panels).for_each(|(products, &panel)| {
-                for (tiles, products) in tiles.chunks(TILES).zip(products.chunks(block)) {
-                    dispatch(TransformProducts { conv: self, products, panel, tiles });
+            let mut pieces = Vec::new();
+            for (tiles, mut rest) in tiles.chunks(TILES).zip(tokens.chunks_mut(each)) {
+                for &step in &self.steps {
+                    let (to, behind) = rest.split_at_mut(POINTS * tiles.len() * step.depth);
+                    pieces.push((tiles, step, to));
+                    rest = behind;
                 }
-            });
+            }
+            pieces.into_par_iter().try_for_each(|(tiles, step, to)| {
+                control.check()?;
+                dispatch(TransformTokens { conv: self, tiles, step, to });
+                Ok::<(), TokensError>(())
+            })?;
+            let tokens = &tokens[..];
+            panels.par_iter().with_max_len(1).try_for_each_init(
+                || (workspace().take(POINTS * DEPTH * widest), workspace().take(block * blocks)),
+                |(filters, products), &panel| {
+                    for &step in &self.steps {
+                        control.check()?;
+                        let to = &mut filters[..POINTS * step.depth * panel.1];
+                        dispatch(TransformWeight { conv: self, panel, step, to });
+                        let tiles = tiles.chunks(TILES).zip(tokens.chunks(each));
+                        for ((tiles, tokens), to) in tiles.zip(products.chunks_mut(block)) {
+                            let tokens = &tokens[POINTS * tiles.len() * step.at..];
+                            self.multiply(tokens, filters, step, tiles.len(), panel, to);
+                        }
+                    }
+                    for (tiles, products) in tiles.chunks(TILES).zip(products.chunks(block)) {
+                        dispatch(TransformProducts { conv: self, products, panel, tiles });
+                    }
+                    Ok::<(), TokensError>(())
+                },
+            )?;
         }
         Ok(())
     }
