@@ -29,6 +29,8 @@ const TILES: usize = 24;
 const DEPTH: usize = 256;
 /// Floats of what tasks share, at most: transformed weights, or transformed tokens.
 const SHARED: usize = 3 << 20;
+/// Floats of transformed tokens whose memory is kept, at most.
+const TOKENS_KEPT: usize = 1 << 20;
 /// Bytes that are kept from one convolution to the next.
 const KEPT: usize = 24 << 20;
 
@@ -267,7 +269,9 @@ impl Conv<'_> {
         let (each, block) = (POINTS * TILES * self.channels, POINTS * TILES * widest);
         let strip = (SHARED / (each + block)).max(1);
         let blocks = tiles.len().div_ceil(TILES).min(strip);
-        let mut tokens = shared(each * blocks);
+        let len = each * blocks;
+        // Large ones go back at once: the layers around need as much for maps and weights of theirs.
+        let mut tokens = if len > TOKENS_KEPT { Workspace::new(0).take(len) } else { shared(len) };
         for tiles in tiles.chunks(TILES * strip) {
             let mut pieces = Vec::new();
             for (tiles, mut rest) in tiles.chunks(TILES).zip(tokens.chunks_mut(each)) {
