@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import math
 import multiprocessing
 import os
 import subprocess
@@ -23,7 +24,7 @@ import triton
 
 from kernel_code import CHIPS, Code, compile_for, fingerprint, precision
 from kernel_launches import Recorded, interpreting, modules, record
-from kernel_traffic import name
+from kernel_traffic import Count, name
 from kernel_workloads import workloads
 
 HERE = Path(__file__).resolve().parent
@@ -35,6 +36,7 @@ READER = hashlib.sha256((HERE / "kernel_code.py").read_bytes()).hexdigest()[:8]
 CACHE = HERE.parent / "target" / "kernels" / READER
 
 Entry = dict[str, Any]
+NOT_COUNTED = dict.fromkeys(("traffic", "tensor", "plain"))
 _jobs: list[tuple[str, Recorded, str]] = []
 
 
@@ -94,11 +96,12 @@ def limits() -> dict[str, dict[str, float]]:
     return found
 
 
-def counted_traffic() -> subprocess.Popen[str]:
-    """Starts counting bytes, in a process of its own: Triton either interprets or compiles."""
-    bounded = [kernel for kernel, limit in limits().items() if "traffic" in limit]
+def counting(names: Iterable[str]) -> subprocess.Popen[str]:
+    """Starts counting, in a process of its own: Triton either interprets or compiles."""
+    held = limits()
+    most = {name: held.get(name.split()[0], {}).get("traffic", math.inf) for name in names}
     return subprocess.Popen(
-        [sys.executable, HERE / "kernel_traffic.py", *bounded],
+        [sys.executable, HERE / "kernel_traffic.py", json.dumps(most)],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         stdout=subprocess.PIPE,
         text=True,
@@ -107,19 +110,28 @@ def counted_traffic() -> subprocess.Popen[str]:
 
 def in_part(dtype: str, variants: Iterable[str]) -> bool:
     """Whether a launch belongs to the part that tests compile: fp16, and an eighth of the rest."""
-    return dtype == "fp16" or int(min(variants), 16) % 8 == 0
+    return dtype == "fp16" or in_eighth(variants)
+
+
+def in_eighth(variants: Iterable[str]) -> bool:
+    """Whether a launch is one of the eighth whose bytes tests count."""
+    return int(min(variants), 16) % 8 == 0
 
 
 def collect(part: bool) -> dict[str, Any]:
     """Everything that the page and the limits need, as JSON; of a part only, if so wished."""
-    counting = counted_traffic()
     wanted = launches()
+
+    def is_counted(variants: Iterable[str]) -> bool:
+        return not part or in_eighth(variants)
+
+    counter = counting(launch for (launch, _), v in wanted.items() if is_counted(v))
     chosen = {at: v for at, v in wanted.items() if not part or in_part(at[1], v)}
     codes = compiled([(c, r, key) for v in chosen.values() for key, (c, r) in v.items()])
-    printed, _ = counting.communicate()
-    if counting.returncode:
+    printed, _ = counter.communicate()
+    if counter.returncode:
         raise SystemExit("counting bytes failed")
-    moved = json.loads(printed)
+    counts = json.loads(printed)
     entries = []
     for (launch, dtype), variants in sorted(wanted.items()):
         kernel, options = launch.split(" ", 1)
@@ -135,11 +147,15 @@ def collect(part: bool) -> dict[str, Any]:
                 "dtype": dtype,
                 "options": json.loads(options),
                 "programs": hashlib.sha256(" ".join(sorted(variants)).encode()).hexdigest()[:20],
-                "traffic": round(moved[launch], 3) if launch in moved else None,
+                **(_rounded(counts[launch]) if is_counted(variants) else NOT_COUNTED),
                 "chips": chips,
             }
         )
     return {"triton": triton.__version__, "entries": entries}
+
+
+def _rounded(counted: dict[str, float]) -> dict[str, float]:
+    return {what: round(value, 3) for what, value in counted.items()}
 
 
 def _worst(codes: Iterable[Code]) -> Entry:
@@ -156,6 +172,11 @@ def _worst(codes: Iterable[Code]) -> Entry:
     }
 
 
+def arithmetic(entry: Entry) -> list[float]:
+    """How much longer the operations of an entry take than its bytes, at least, on two cards."""
+    return Count(entry["traffic"], entry["tensor"], entry["plain"]).arithmetic()
+
+
 def misses(entries: Sequence[Entry]) -> list[str]:
     """What is not within the limits, one line each."""
     known = {entry["kernel"] for entry in entries}
@@ -164,11 +185,11 @@ def misses(entries: Sequence[Entry]) -> list[str]:
     for entry in entries:
         limit = {**held["every"], **held.get(entry["kernel"], {})}
         where = f"{entry['kernel']} {entry['dtype']} {_how(entry)}"
-        if "traffic" in limit:
-            if entry["traffic"] is None:
-                wrong.append(f"{where}: bytes were not counted")
-            elif entry["traffic"] > limit["traffic"]:
+        if entry["traffic"] is not None:
+            if entry["traffic"] > limit.get("traffic", math.inf):
                 wrong.append(f"{where}: moves {entry['traffic']} × the fewest bytes")
+            if min(arithmetic(entry)) < 1 and "traffic" not in limit:
+                wrong.append(f"{where}: memory bounds it, and its traffic has no limit")
         for chip, code in entry["chips"].items():
             if code["spills"]:
                 wrong.append(f"{where}, {chip}: spills {code['spills']} bytes")
@@ -200,11 +221,16 @@ B0 and B2 at 512×512 and 1024×2048, float32 with and without TF32, for six chi
   the limits in the makers' manuals.
 - **Tensor cores**: instructions for them (`mma`, `wgmma`, `tcgen05.mma`, `mfma`); "no product"
   where the kernel has no matrix product for them. NVIDIA's have none in full float32.
-- **Traffic**, of kernels that memory's bandwidth bounds: bytes moved by the fewest possible, that
-  is, every tensor argument once. Counted in Triton's interpreter where a launch is largest, mostly
-  in the first stage of B2 at 1024×2048: programs run 16 at a time, what such a wave touches moves
-  once, in sectors of 32 bytes, and nothing stays in a cache between waves. At most 1.15× is
-  allowed.
+- **Traffic**: bytes moved by the fewest possible, that is, every tensor argument once. Counted in
+  Triton's interpreter where a launch is largest, mostly in the first stage of B2 at 1024×2048:
+  programs run 16 at a time, what such a wave touches moves once, in sectors of 32 bytes, and
+  nothing stays in a cache between waves. Where these programs share too little for the limit, 108
+  run at a time, one on each multiprocessor of an A100.
+- **Arithmetic**: the least time that the operations take by the least time that the fewest bytes
+  take, on an A100 / H100 (the figures of [the roofline](roofline.md)), counted likewise. Below 1
+  memory's bandwidth bounds the kernel: its traffic is at most 1.15× then, save for the lattice,
+  which moves what the picture demands, here [a photograph](../examples/lemur.png)
+  ([Kernels](kernels.md)).
 
 Where numbers differ between chips they are those of {chips}.
 Kernels that are compiled several times because sizes are aligned differently state the worst.
@@ -221,7 +247,8 @@ def page(results: dict[str, Any]) -> str:
         chips=", ".join(CHIPS),
         spills=f"in {spilling} cases" if spilling else "none anywhere",
     )
-    header = ("dtype", "launch", "registers", "shared", "occupancy", "tensor cores", "traffic")
+    header = ("dtype", "launch", "registers", "shared", "occupancy", "tensor cores")
+    header += ("traffic", "arithmetic")
     kernels = sorted({entry["kernel"] for entry in entries})
     for kernel in kernels:
         rows = [_row(entry) for entry in entries if entry["kernel"] == kernel]
@@ -236,7 +263,6 @@ def page(results: dict[str, Any]) -> str:
 def _row(entry: Entry) -> tuple[str, ...]:
     chips = list(entry["chips"].values())
     product = any(code["product"] for code in chips)
-    traffic = entry["traffic"]
     return (
         entry["dtype"],
         _how(entry),
@@ -244,7 +270,8 @@ def _row(entry: Entry) -> tuple[str, ...]:
         _joined(f"{code['shared'] / 1024:.4g}" for code in chips),
         _joined(f"{code['occupancy']:.0%}" for code in chips),
         _joined(str(code["tensor_core"]) for code in chips) if product else "no product",
-        "" if traffic is None else f"{traffic:.2f}×",
+        f"{entry['traffic']:.2f}×",
+        " / ".join(f"{share:.2f}" for share in arithmetic(entry)),
     )
 
 

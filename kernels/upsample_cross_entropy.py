@@ -102,16 +102,17 @@ def _backward(
 ):
     """Walks down the enlarged rows and adds each to the two rows that it was made of."""
     strips, segments = tl.cdiv(width, BLOCK_X), tl.cdiv(height, ROWS)
-    program = tl.program_id(0)
+    # The classes of a place are neighbours: the same labels are read for all of them.
+    slices = tl.cdiv(classes, BLOCK_K)
+    program = tl.program_id(0) // slices
     sample = (program // strips // segments).to(tl.int64)
     top = program // strips % segments * ROWS
     x = program % strips * BLOCK_X + tl.arange(0, BLOCK_X)
-    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    k = tl.program_id(0) % slices * BLOCK_K + tl.arange(0, BLOCK_K)
     inside_x, inside_k = x < width, k < classes
     inside = inside_x[:, None] & inside_k[None, :]
     plane = logits + sample * stride_b + k.to(tl.int64)[None, :] * stride_k
     out += ((sample * classes + k)[None, :] * height + top) * width + x[:, None]
-    weight = 1 / tl.load(count).to(tl.float32)
 
     # The enlarged columns that a column is a neighbour of.
     begin = first_after(x - 1, width, full_width, ALIGNED)
@@ -148,6 +149,7 @@ def _backward(
             here += total * tl.where(low == high, 1.0, 1 - weight_y)
             below += total * weight_y
         if step >= 0:
+            weight = 1 / tl.load(count).to(tl.float32)
             tl.store(out, (here * weight).to(out.dtype.element_ty), mask=inside)
             out += width
         here = below
@@ -212,10 +214,10 @@ def _gradient(
     batch, classes, height, width = logits.shape
 
     def launch(how: Launch) -> None:
-        rows, columns = how.blocks["ROWS"], how.blocks["BLOCK_X"]
-        strips = triton.cdiv(height, rows) * triton.cdiv(width, columns)
-        grid = (batch * strips, triton.cdiv(classes, how.blocks["BLOCK_K"]))
-        wrap_triton(_backward)[grid](
+        programs = batch * triton.cdiv(height, how.blocks["ROWS"])
+        programs *= triton.cdiv(width, how.blocks["BLOCK_X"])
+        programs *= triton.cdiv(classes, how.blocks["BLOCK_K"])
+        wrap_triton(_backward)[(programs,)](
             *(logits, target, log_sums, count, out, ignore_index),
             *(*logits.shape[1:], *target.shape[1:], *logits.stride()),
             ALIGNED=int(align_corners),
