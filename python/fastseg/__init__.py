@@ -99,11 +99,29 @@ _MEMBERS = {
 }
 
 
+# What parts of the package need beyond NumPy, and what brings it along.
+_EXTRAS = {"torch": "models", "timm": "models", "safetensors": "models", "torchvision": "train"}
+
+
+def _imported(module: str, name: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(error.name or "")
+        if extra is None:
+            raise
+        raise ModuleNotFoundError(
+            f"fastseg.{name} needs {error.name}, which is not installed: "
+            f"pip install 'fastseg-rs[{extra}]', or pip install '.[{extra}]' in a clone",
+            name=error.name,
+        ) from None
+
+
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
-        return importlib.import_module(f"fastseg.{name}")
+        return _imported(f"fastseg.{name}", name)
     if name in _MEMBERS:
-        value = getattr(importlib.import_module(_MEMBERS[name]), name)
+        value = getattr(_imported(_MEMBERS[name], name), name)
     elif name == "__version__":
         from importlib.metadata import version
 

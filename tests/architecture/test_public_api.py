@@ -2,6 +2,9 @@
 
 import importlib
 import pkgutil
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,23 @@ def test_every_part_is_written_down() -> None:
 def test_every_advertised_name_exists(name: str) -> None:
     assert getattr(fastseg, name) is not None
     assert name in dir(fastseg)
+
+
+@pytest.mark.parametrize("name", ["create_model", "losses", "augment"])
+def test_what_is_missing_is_named_with_its_remedy(name: str) -> None:
+    script = f"""
+        import sys
+        sys.modules["torch"] = sys.modules["torchvision"] = None
+        import fastseg
+        try:
+            fastseg.{name}
+        except ModuleNotFoundError as error:
+            print(error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"fastseg.{name} needs torch"), said
+    assert "pip install 'fastseg-rs[" in said
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
