@@ -13,7 +13,7 @@ from fastseg.checkpoints.formats import Format
 from fastseg.errors import CheckpointError, ParameterError
 from fastseg.models import SegmentationModel, create_model
 from fastseg.models._base import choice
-from fastseg.models._saving import annotate
+from fastseg.models._saving import CONFIG, annotate, read_json
 
 
 def load(
@@ -76,7 +76,7 @@ def load(
         path = reading.download(name, revision=revision, token=token)
     config: dict[str, Any] = {}
     if path.is_dir():
-        config = reading.read_json(path / reading.CONFIG)
+        config = read_json(path / CONFIG)
         state = reading.read_folder(path)
     else:
         state = reading.read_file(path)

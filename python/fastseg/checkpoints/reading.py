@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -13,11 +12,9 @@ import torch
 from torch import Tensor
 
 from fastseg.errors import CheckpointError
+from fastseg.models._saving import CONFIG, PREPROCESSOR, WEIGHTS, read_json
 
-SAFETENSORS = "model.safetensors"
 PICKLED = "pytorch_model.bin"
-CONFIG = "config.json"
-PREPROCESSOR = "preprocessor_config.json"
 # Where training frameworks put the state dict inside their files.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "state_dict_ema", "params")
 # What data-parallel and Lightning wrappers put before every name.
@@ -62,33 +59,13 @@ def download(source: str, *, revision: str | None, token: str | None) -> Path:
     return Path(folder)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        CheckpointError: there is no such file, or it holds something else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path.parent}: there is no {path.name}, which says what to build; name the weights "
-            "file itself, and fastseg.load tells the architecture from its tensors"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
-
-
 def read_folder(folder: Path) -> dict[str, Tensor]:
     """The weights in a folder: safetensors before pickles, in one file or in parts.
 
     Raises:
         CheckpointError: there are none, or they cannot be read.
     """
-    for name in (SAFETENSORS, PICKLED):
+    for name in (WEIGHTS, PICKLED):
         index = folder / f"{name}.index.json"
         if (folder / name).is_file():
             return read_file(folder / name)
@@ -100,7 +77,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
             for part in sorted({Path(str(part)).name for part in parts.values()}):
                 state |= read_file(folder / part)
             return state
-    raise CheckpointError(f"{folder}: there are no weights; expected {SAFETENSORS} or {PICKLED}")
+    raise CheckpointError(f"{folder}: there are no weights; expected {WEIGHTS} or {PICKLED}")
 
 
 def read_file(path: Path) -> dict[str, Tensor]:

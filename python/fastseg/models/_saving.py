@@ -88,8 +88,7 @@ def folder_of(source: str | Path, *, revision: str | None = None, token: str | N
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The arguments of `create_model` that `save` wrote."""
-    config = _read_json(folder / CONFIG)
-    ours = config.get("fastseg") if isinstance(config, dict) else None
+    ours = read_json(folder / CONFIG).get("fastseg")
     if not isinstance(ours, dict) or "name" not in ours:
         raise CheckpointError(
             f"{folder / CONFIG}: not written by fastseg (no 'fastseg' entry with a name); "
@@ -100,19 +99,31 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def annotate(model: Any, folder: Path) -> None:
     """Names the model's classes and its preprocessing as the folder does, if it does."""
-    config = _read_json(folder / CONFIG)
-    labels = config.get("id2label") if isinstance(config, dict) else None
+    labels = read_json(folder / CONFIG).get("id2label")
     if isinstance(labels, dict) and len(labels) == model.num_classes:
         model.id2label = {int(i): str(name) for i, name in labels.items()}
     if (folder / PREPROCESSOR).is_file():
-        model.preprocessor_config = _read_json(folder / PREPROCESSOR)
+        model.preprocessor_config = read_json(folder / PREPROCESSOR)
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: there is no such file, or it holds something else.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path.parent}: there is no {path.name}, which says what to build; name the weights "
+            "file itself, and fastseg.load tells the architecture from its tensors"
+        ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:
