@@ -92,3 +92,11 @@ def test_norms_behind_a_mean_train_on_one_picture() -> None:
     model = _model("resnest14d", widths=[8] * 5).train()
     assert nn.BatchNorm2d not in {type(module) for module in model.encoder.modules()}
     assert model(picture(1, 64, 64)).isfinite().all()
+
+
+def test_another_device_is_not_taken_for_a_size() -> None:
+    model = _model("test_resnet").eval()
+    model.encoder.to("meta")
+    with pytest.raises(RuntimeError) as caught:
+        model(picture(1, 64, 64))
+    assert not isinstance(caught.value, ShapeError)

@@ -118,6 +118,8 @@ def feature_maps(backbone: Any, image: Tensor) -> list[Tensor]:
         except torch.OutOfMemoryError:
             raise
         except (AssertionError, RuntimeError) as error:
+            if image.device != next(backbone.parameters()).device:
+                raise
             height, width = image.shape[-2:]
             coarsest = backbone.feature_info.reduction()[-1]
             raise ShapeError(
