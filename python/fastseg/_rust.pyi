@@ -21,6 +21,7 @@ __all__ = [
     "distance_transform",
     "nearest_features",
     "squared_distance_transform",
+    "jaccard_slopes",
     "Workspace",
     "kernel_cache_bytes",
     "kernel_cache_limit",
@@ -221,6 +222,7 @@ def sequence_reduced_attention(
 def sequence_reduced_attention_backward(
     given: Sequence[_F32], shape: _Shape5, d_query: _F32, d_key: _F32, d_value: _F32
 ) -> None: ...
+def jaccard_slopes(errors: _F32, truth: NDArray[np.bool_], row: int, slopes: _F32) -> None: ...
 def conv3x3(
     maps: Sequence[tuple[_F32, int]],
     given: Sequence[_F32],

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fastseg import losses
+from fastseg.losses import lovasz_softmax
 from losses.cases import IGNORE, scene
 from references import plain_losses
 
@@ -73,3 +74,36 @@ def test_small_slopes_are_not_lost_in_a_large_picture():
     losses.lovasz_softmax_loss(logits, target).backward()
     losses.lovasz_softmax_loss(wide, target).backward()
     torch.testing.assert_close(logits.grad.double(), wide.grad, rtol=1e-3, atol=1e-10)
+
+
+def _without_engine(monkeypatch):
+    monkeypatch.setattr(lovasz_softmax, "engine", None)
+
+
+@pytest.mark.parametrize("classes", [1, 4])
+@pytest.mark.parametrize("per_image", [False, True])
+def test_the_engine_gives_what_sorting_in_torch_gives(classes, per_image, monkeypatch):
+    logits, target = scene(classes, (2, 40, 50), dtype=torch.float32)
+    # Level errors, some of them at the border of 0 and 1.
+    logits = (4 * logits).round() / 4
+    logits[0, 0, :5] = 200
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    options = {"ignore_index": IGNORE, "per_image": per_image, "absent": "count"}
+    got = losses.lovasz_softmax_loss(ours, target, **options)
+    _without_engine(monkeypatch)
+    expected = losses.lovasz_softmax_loss(theirs, target, **options)
+    torch.testing.assert_close(got, expected)
+    got.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_under_transforms_of_torch_func():
+    logits, target = scene(3, (2, 6, 7), dtype=torch.float32)
+
+    def loss(logits):
+        return losses.lovasz_softmax_loss(logits, target, ignore_index=IGNORE)
+
+    leaf = logits.clone().requires_grad_()
+    loss(leaf).backward()
+    torch.testing.assert_close(torch.func.grad(loss)(logits), leaf.grad)

@@ -5,8 +5,8 @@ import torch
 
 import fastseg
 from fastseg import _rust, ops
+from fastseg._engine import flat
 from fastseg.errors import DtypeError, LabelError, ParameterError, ShapeError
-from fastseg.ops._engine import flat
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastseg._checks import one_of, switch
+from fastseg._engine import engine, flat
 from fastseg.losses import _pixels
 from fastseg.losses._module import LossModule
 from fastseg.losses._region import Absent
@@ -92,13 +93,30 @@ def _slopes(errors: Tensor, truth: Tensor) -> Tensor:
     """By how much the Jaccard loss grows with each pixel, taken in the order of falling errors.
 
     Args:
-        errors: (G, K, N) float.
+        errors: (G, K, N) float from 0 on.
         truth: (G, K, N) bool.
 
     Returns:
         (G, K, N) of the errors' dtype.
     """
-    order = _falling(errors)
+    if not _engine_takes(errors):
+        return _sorted_slopes(errors, truth)
+    slopes = torch.empty_like(errors, memory_format=torch.contiguous_format)
+    engine.jaccard_slopes(flat(errors), flat(truth), errors.shape[2], flat(slopes))
+    return slopes
+
+
+def _engine_takes(errors: Tensor) -> bool:
+    if engine is None or torch.compiler.is_compiling():
+        return False
+    if torch._C._are_functorch_transforms_active() or errors.shape[2] >= 2**31 - 1:
+        return False
+    return errors.device.type == "cpu" and errors.dtype == torch.float32
+
+
+def _sorted_slopes(errors: Tensor, truth: Tensor) -> Tensor:
+    """`_slopes` in PyTorch's operators."""
+    order = errors.argsort(dim=2, descending=True, stable=True)
     hit = truth.gather(2, order)
     hits = hit.cumsum(2, dtype=torch.int32 if hit.shape[2] < 2**31 else torch.int64)
     total = hits[:, :, -1:] if hits.shape[2] else hits
@@ -113,20 +131,6 @@ def _slopes(errors: Tensor, truth: Tensor) -> Tensor:
     first = (position == 1).to(errors.dtype)
     slopes = torch.where(total == 0, first, slopes)
     return torch.zeros_like(errors).scatter_(2, order, slopes)
-
-
-def _falling(errors: Tensor) -> Tensor:
-    """Positions along the last axis in the order of falling errors, which are 0 or more."""
-    compiling = torch.compiler.is_compiling()
-    if errors.dtype != torch.float32 or errors.device.type != "cpu" or compiling:
-        return errors.argsort(2, descending=True)
-    # Of floats from 0 on the bits have the same order. Together with the position they make one
-    # integer, and NumPy sorts integers many times faster than torch sorts pairs.
-    bits = errors.contiguous().view(torch.int32).to(torch.int64)
-    keys = bits.neg_().add_(2**31 - 1).bitwise_left_shift_(32)
-    keys.bitwise_or_(torch.arange(keys.shape[2]))
-    keys.numpy().sort(axis=-1)
-    return keys.bitwise_and_(2**32 - 1)
 
 
 def _check_options(absent: Absent, per_image: bool, multilabel: bool) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastseg._engine import engine
 from fastseg.errors import BackendError, ParameterError
-from fastseg.ops._engine import engine
 
 BACKENDS = ("reference", "torch", "rust", "triton")
 

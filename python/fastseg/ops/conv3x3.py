@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastseg._engine import engine, flat, flats
 from fastseg.errors import DtypeError, ParameterError, ShapeError
 from fastseg.ops import reference
 from fastseg.ops._backends import chosen_backend, is_decomposed
-from fastseg.ops._engine import engine, flat, flats
 from fastseg.ops._operation import operation
 
 # Rates and paddings from which on places of taps would not fit their numbers.

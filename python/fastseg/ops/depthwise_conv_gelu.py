@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastseg._engine import engine, flat, flats
 from fastseg.errors import DtypeError, ShapeError
 from fastseg.ops import reference
 from fastseg.ops._autocast import lowered
 from fastseg.ops._backends import chosen_backend, is_decomposed
-from fastseg.ops._engine import engine, flat, flats
 from fastseg.ops._operation import operation
 
 _aten = torch.ops.aten

@@ -6,11 +6,11 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastseg._engine import engine, flat, flats
 from fastseg.errors import ShapeError
 from fastseg.ops import reference
 from fastseg.ops._autocast import lowered
 from fastseg.ops._backends import chosen_backend, is_decomposed
-from fastseg.ops._engine import engine, flat, flats
 from fastseg.ops._operation import operation
 from fastseg.ops.token_linear import token_linear
 from fastseg.ops.upsample_sum import check_maps, downsample, map_shapes, maps_problem, upsample_sum

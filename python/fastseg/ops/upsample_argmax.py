@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastseg._engine import engine
 from fastseg.errors import DtypeError, ShapeError
 from fastseg.ops import reference
 from fastseg.ops._backends import chosen_backend, is_decomposed
-from fastseg.ops._engine import engine
 from fastseg.ops._operation import operation
 
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from fastseg._engine import engine
 from fastseg.ops import reference
 from fastseg.ops._backends import chosen_backend, is_decomposed
-from fastseg.ops._engine import engine
 from fastseg.ops._operation import operation
 from fastseg.ops.upsample_argmax import check_logits, plane_problem
 from fastseg.ops.upsample_cross_entropy import check_labels, check_target

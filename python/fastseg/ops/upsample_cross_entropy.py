@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastseg._engine import engine, flat
 from fastseg.errors import DtypeError, LabelError, ShapeError
 from fastseg.ops import reference
 from fastseg.ops._autocast import raised
 from fastseg.ops._backends import chosen_backend, is_decomposed
-from fastseg.ops._engine import engine, flat
 from fastseg.ops._operation import operation
 from fastseg.ops.upsample_argmax import check_logits, plane_problem
 

@@ -8,6 +8,7 @@ pub mod counting;
 pub mod crf;
 pub mod distance;
 pub mod lattice;
+pub mod lovasz;
 pub mod memory;
 pub mod simd;
 pub mod surface;

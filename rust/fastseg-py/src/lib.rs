@@ -5,6 +5,7 @@ mod crf;
 mod distance;
 mod door;
 mod labels;
+mod lovasz;
 mod memory;
 mod openmp;
 mod regions;
@@ -29,6 +30,8 @@ mod _rust {
     use crate::crf::{Kernel, Lattice, free_energy, infer, messages, update};
     #[pymodule_export]
     use crate::distance::{distance_transform, nearest_features, squared_distance_transform};
+    #[pymodule_export]
+    use crate::lovasz::jaccard_slopes;
     #[pymodule_export]
     use crate::memory::{
         Workspace, kernel_cache_bytes, kernel_cache_limit, set_kernel_cache_limit,

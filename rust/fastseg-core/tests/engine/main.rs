@@ -5,6 +5,7 @@ mod crf;
 mod distance;
 mod kernel_cache;
 mod lattice;
+mod lovasz;
 mod plain;
 mod random;
 mod threads;
