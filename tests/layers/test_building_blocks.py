@@ -86,19 +86,24 @@ def test_fields_and_rates_below_one() -> None:
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (2, 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_unpooling_is_pytorchs(size: tuple[int, int], dtype: torch.dtype) -> None:
-    image = torch.rand(2, 3, *size).to(dtype)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_unpooling_is_pytorchs(
+    size: tuple[int, int], dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    image = torch.rand(2, 3, *size).to(dtype, memory_format=layout)
     values, indices = layers.max_pool_with_indices(image)
     plain = F.max_unpool2d(values.float(), indices, 2, output_size=size)
     unpooled = layers.max_unpool(values, indices, output_size=size)
     assert unpooled.dtype == dtype
     assert torch.equal(unpooled.float(), plain)
+    assert unpooled.is_contiguous(memory_format=layout) or values.is_contiguous()
     with pytest.raises(ShapeError, match="indices: expected the shape of features"):
         layers.max_unpool(values, indices[:1], output_size=size)
 
 
-def test_unpooling_has_gradients() -> None:
-    image = torch.rand(1, 2, 5, 4, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_unpooling_has_gradients(layout: torch.memory_format) -> None:
+    image = torch.rand(1, 2, 5, 4, dtype=torch.float64).to(memory_format=layout).requires_grad_()
 
     def through(image: Tensor) -> Tensor:
         values, indices = layers.max_pool_with_indices(image)

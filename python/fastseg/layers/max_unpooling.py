@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -51,7 +52,7 @@ def max_unpool(features: Tensor, indices: Tensor, *, output_size: Sequence[int])
         output_size: height and width of the map that was pooled; odd ones, too.
 
     Returns:
-        (B, C, H, W) of the dtype of `features`.
+        (B, C, H, W) of the dtype of `features`; channels last in memory where theirs are.
 
     Raises:
         ShapeError: features and indices disagree.
@@ -79,6 +80,14 @@ def max_unpool(features: Tensor, indices: Tensor, *, output_size: Sequence[int])
     batch, channels = features.shape[:2]
     # A scatter rather than max_unpool2d: it exports to ONNX, runs in half precision, and is
     # deterministic on a GPU where windows do not overlap.
-    empty = features.new_zeros(batch, channels, height * width)
-    filled = empty.scatter(2, indices.flatten(2), features.flatten(2))
-    return filled.view(batch, channels, height, width)
+    if features.is_contiguous() or not features.is_contiguous(memory_format=torch.channels_last):
+        filled = features.new_zeros(batch, channels, height * width)
+        filled.scatter_(2, indices.flatten(2), features.flatten(2))
+        return filled.view(batch, channels, height, width)
+    filled = features.new_zeros(batch, height * width, channels)
+    filled.scatter_(1, _pixels_first(indices), _pixels_first(features))
+    return filled.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _pixels_first(maps: Tensor) -> Tensor:
+    return maps.permute(0, 2, 3, 1).flatten(1, 2)
