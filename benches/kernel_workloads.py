@@ -170,6 +170,7 @@ def refinement(network: Network, make: Maker) -> object:
         corners=integers(dimension + 1, points),
         order=integers(corners),
         starts=[integers(vertices + corners // 32 + 1), integers(vertices + 1)],
+        turns=integers(vertices + corners // 32),
         neighbours=integers(dimension + 1, 2, vertices),
     )
     q = make(points, network.classes)

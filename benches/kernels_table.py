@@ -225,12 +225,12 @@ B0 and B2 at 512×512 and 1024×2048, float32 with and without TF32, for six chi
   Triton's interpreter where a launch is largest, mostly in the first stage of B2 at 1024×2048:
   programs run 16 at a time, what such a wave touches moves once, in sectors of 32 bytes, and
   nothing stays in a cache between waves. Where these programs share too little for the limit, 108
-  run at a time, one on each multiprocessor of an A100.
+  run at a time, one on each multiprocessor of an A100. What the lattice's kernels touch depends on
+  the picture: over [a photograph](../examples/lemur.png) programs run one after the other and share
+  a cache of 4 MB, the smallest of the six chips' ([Kernels](kernels.md)).
 - **Arithmetic**: the least time that the operations take by the least time that the fewest bytes
   take, on an A100 / H100 (the figures of [the roofline](roofline.md)), counted likewise. Below 1
-  memory's bandwidth bounds the kernel: its traffic is at most 1.15× then, save for the lattice,
-  which moves what the picture demands, here [a photograph](../examples/lemur.png)
-  ([Kernels](kernels.md)).
+  memory's bandwidth bounds the kernel: its traffic is at most 1.15× then.
 
 Where numbers differ between chips they are those of {chips}.
 Kernels that are compiled several times because sizes are aligned differently state the worst.

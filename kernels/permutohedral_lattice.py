@@ -88,11 +88,20 @@ def _embed(
 
 
 @triton.jit
+def _place(channels, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr):
+    # Programs that differ in the channels alone are neighbours, and share what leads to the rows.
+    across = tl.cdiv(channels, BLOCK_K)
+    row = (tl.program_id(0) // across).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    return row, tl.program_id(0) % across * BLOCK_K + tl.arange(0, BLOCK_K)
+
+
+@triton.jit
 def _splat(
     values,
     weights,
     order,
     starts,
+    turns,
     out,
     points,
     rows,
@@ -100,9 +109,9 @@ def _splat(
     BLOCK_R: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
-    has_row, has_channel = r < rows, k < channels
+    turn, k = _place(channels, BLOCK_R, BLOCK_K)
+    has_row, has_channel = turn < rows, k < channels
+    r = tl.load(turns + turn, mask=has_row, other=0).to(tl.int64)
     at = tl.load(starts + r, mask=has_row, other=0)
     end = tl.load(starts + r + 1, mask=has_row, other=0)
     total = tl.zeros((BLOCK_R, BLOCK_K), tl.float32)
@@ -128,8 +137,7 @@ def _sum(
     BLOCK_R: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    r, k = _place(channels, BLOCK_R, BLOCK_K)
     has_row, has_channel = r < rows, k < channels
     at = tl.load(starts + r, mask=has_row, other=0)
     end = tl.load(starts + r + 1, mask=has_row, other=0)
@@ -153,8 +161,7 @@ def _blur(
     BLOCK_R: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    r, k = _place(channels, BLOCK_R, BLOCK_K)
     has_row, has_channel = r < rows, k < channels
     before = tl.load(neighbours + r, mask=has_row, other=-1).to(tl.int64)[:, None]
     after = tl.load(neighbours + rows + r, mask=has_row, other=-1).to(tl.int64)[:, None]
@@ -183,8 +190,7 @@ def _slice(
     BLOCK_R: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    n = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    n, k = _place(channels, BLOCK_R, BLOCK_K)
     has_point, has_channel = n < points, k < channels
     inside = has_point[:, None] & has_channel[None, :]
     total = tl.zeros((BLOCK_R, BLOCK_K), tl.float32)
@@ -238,7 +244,9 @@ def embed(features: Tensor, scales: Tensor, lows: Tensor, units: Tensor) -> tupl
     return keys, weights
 
 
-def splat(values: Tensor, weights: Tensor, order: Tensor, starts: list[Tensor]) -> Tensor:
+def splat(
+    values: Tensor, weights: Tensor, order: Tensor, starts: list[Tensor], turns: Tensor
+) -> Tensor:
     """Launches the splat: (N, K) values to (M, K) float32 vertices.
 
     Args:
@@ -247,6 +255,7 @@ def splat(values: Tensor, weights: Tensor, order: Tensor, starts: list[Tensor]) 
         order: ((d + 1) N) int32, the corners of all points sorted by vertex.
         starts: the tree of sums: where each sum starts among `order`, then where each sum of
             sums starts among those, and so on until there is one for each vertex.
+        turns: int32, which of the first sums is made first, which next.
     """
     values, weights = values.contiguous(), weights.contiguous()
     points, channels = values.shape
@@ -258,6 +267,7 @@ def splat(values: Tensor, weights: Tensor, order: Tensor, starts: list[Tensor]) 
             weights,
             order,
             starts[0],
+            turns,
             vertices,
             points,
             len(vertices),
@@ -351,9 +361,10 @@ def slice_vertices(
     return out
 
 
-def _grid(out: Tensor, how: Launch) -> tuple[int, int]:
+def _grid(out: Tensor, how: Launch) -> tuple[int]:
     rows, channels = out.shape
-    return triton.cdiv(rows, how.blocks["BLOCK_R"]), triton.cdiv(channels, how.blocks["BLOCK_K"])
+    across = triton.cdiv(channels, how.blocks["BLOCK_K"])
+    return (triton.cdiv(rows, how.blocks["BLOCK_R"]) * across,)
 
 
 def _chosen(kernel: str, values: Tensor, launch: Callable[[Launch], object]) -> Launch:

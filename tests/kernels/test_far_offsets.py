@@ -200,12 +200,12 @@ def benches(repository: Path, monkeypatch: pytest.MonkeyPatch):
 def test_the_last_sample_of_many(name, benches, monkeypatch) -> None:
     # So many that each has but a few rounds.
     monkeypatch.setattr(layer_norm_residual, "PROGRAMS", 2**19)
-    launches, traffic = benches("kernel_launches"), benches("kernel_traffic")
+    launches, watching = benches("kernel_launches"), benches("kernel_watching")
 
     def recorded(batch):
         run = BATCHES[name]
         workload = launches.Workload(name, "", lambda make: run(batch, make), torch.float16)
-        return [traffic.with_memory(launch) for launch in launches.record(workload)]
+        return [watching.with_memory(launch) for launch in launches.record(workload)]
 
     for alone, last in zip(recorded(1), recorded(MANY), strict=True):
         values = torch.Generator().manual_seed(0)
@@ -217,7 +217,7 @@ def test_the_last_sample_of_many(name, benches, monkeypatch) -> None:
                 pairs[-1][1].copy_(one)
         before = [one.clone() for one, _ in pairs]
         for launch in (alone, last):
-            with traffic.numbered_from(launch.programs - 1, launch.grid):
+            with watching.numbered_from(launch.programs - 1, launch.grid):
                 launch.kernel[(1, 1, 1)](*launch.arguments, **launch.options)
         assert all(torch.equal(one, many) for one, many in pairs), last.name
         written = zip(before, alone.tensors, strict=True)
@@ -258,7 +258,7 @@ def test_sums_of_far_points() -> None:
     weights = torch.from_numpy(np.ones((2, 1), np.float32)).expand(2, ROWS)
     # The second corner of the last point but one, and the first of the last.
     order, starts = integers(2 * ROWS - 2, ROWS - 1), integers(0, 2)
-    out = permutohedral_lattice.splat(far_rows(1, 2), weights, order, [starts])
+    out = permutohedral_lattice.splat(far_rows(1, 2), weights, order, [starts], integers(0))
     assert out.tolist() == [[3.0] * 32]
 
 
@@ -268,15 +268,15 @@ def test_sums_of_far_sums() -> None:
 
 
 def test_a_blur_of_far_vertices(benches) -> None:
-    launches, traffic = benches("kernel_launches"), benches("kernel_traffic")
+    launches, watching = benches("kernel_launches"), benches("kernel_watching")
     found = []
     with FakeTensorMode(), launches.listening(None, found.append, every=False):
         vertices, neighbours = torch.empty(ROWS, 32), torch.empty(1, 2, ROWS, dtype=torch.int32)
         permutohedral_lattice.blur(vertices, neighbours, reverse=False)
-    (launch,) = map(traffic.with_memory, found)
+    (launch,) = map(watching.with_memory, found)
     vertices, neighbours, out = launch.tensors
     vertices[-3:] = torch.tensor([1.0, 2, 4])[:, None]
     neighbours[:, -1] = integers(ROWS - 3, ROWS - 2)
-    with traffic.numbered_from(launch.programs - 1, launch.grid):
+    with watching.numbered_from(launch.programs - 1, launch.grid):
         launch.kernel[(1, 1, 1)](*launch.arguments, **launch.options)
     assert out[-1].tolist() == [4 + 0.5 * 3] * 32

@@ -101,6 +101,29 @@ def test_many_points_at_one_vertex_are_added_up_in_a_tree(points, device) -> Non
     assert difference(got, plain) <= 1e-5
 
 
+@pytest.mark.parametrize("stretch", [1, 7, 100])
+def test_points_are_added_up_stretch_by_stretch(stretch, device, monkeypatch) -> None:
+    monkeypatch.setattr(sys.modules["fastseg.ops.permutohedral_lattice"], "STRETCH", stretch)
+    # In a few places, so that most vertices have points of several stretches.
+    lattice = built("torch", (features(2, 100) * 0.3).to(device))
+    order, first, turns = (x.long() for x in (lattice.order, lattice.starts[0], lattice.turns))
+    assert len(lattice.starts) > 1
+    assert torch.equal(turns.sort().values, torch.arange(len(first) - 1, device=device))
+    vertices, stretches = lattice.corners.flatten()[order], order % 100 // stretch
+    for begin, end in zip(first[:-1].tolist(), first[1:].tolist(), strict=True):
+        assert 1 <= end - begin <= 32
+        assert len(vertices[begin:end].unique()) == len(stretches[begin:end].unique()) == 1
+    in_turn = stretches[first[:-1]][turns]
+    assert torch.equal(in_turn, in_turn.sort().values)
+    given = values(100, 3).to(device)
+    plain = reference.permutohedral_splat(
+        given, lattice.splat_weights, lattice.corners, lattice.num_vertices
+    )
+    for backend in ("torch", "triton"):
+        with ops.use_backend(backend):
+            assert difference(lattice.splat(given), plain) <= 1e-5, backend
+
+
 def test_every_gradient_is_the_plain_ones(device) -> None:
     lattice = built("torch", features(2, 60).to(device))
     given, start = values(60, 3).to(device), values(60, 3).to(device)

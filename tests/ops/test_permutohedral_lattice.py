@@ -97,7 +97,7 @@ def test_gradients_have_the_dtype_of_the_values(dtype):
 @pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore:Converting a tensor")
 def test_operators_are_registered_as_they_behave():
     lattice = lattice_of(random_features(2, 20))
-    points = lattice.corners, lattice.order, lattice.starts
+    points = lattice.corners, lattice.order, lattice.starts, lattice.turns
     values, vertices = torch.rand(20, 3), torch.rand(lattice.num_vertices, 3)
     fastseg, weights = torch.ops.fastseg, lattice.splat_weights
     for operator, arguments in [

@@ -17,6 +17,10 @@ from fastseg.ops._operation import operation
 # How many values one program adds up in a row: a vertex may have as many points as the picture.
 FAN_IN = 32
 
+# How many points in a row are added up before the next ones: each is wanted by d + 1 vertices, and
+# their values stay in a GPU's cache until then.
+STRETCH = 2**14
+
 # Corners are numbered by 32 bits.
 _MOST_CORNERS = 2**31 - 1
 
@@ -34,8 +38,11 @@ class PermutohedralLattice:
         slice_weights: (d + 1, N) float32, the same when they are gathered.
         corners: (d + 1, N) int32, the vertices of each point.
         order: ((d + 1) N) int32, the corners sorted by vertex, those of one in the points' order.
-        starts: int32, where each sum of a splat starts: sums of at most 32 among `order`, then sums
-            of these, and so on until there is one for each vertex.
+        starts: int32, where each sum of a splat starts: sums of at most 32 among `order`, of one
+            vertex and of points that lie close in memory, then sums of these, and so on until there
+            is one for each vertex.
+        turns: int32, which of the first sums is made first, which next: those of the first 16,384
+            points, those of the next ones, and so on.
         neighbours: (d + 1, 2, M) int32, the vertices before and after each along each axis; −1
             where there is none.
 
@@ -48,6 +55,7 @@ class PermutohedralLattice:
     corners: Tensor
     order: Tensor
     starts: list[Tensor]
+    turns: Tensor
     neighbours: Tensor
 
     @property
@@ -88,10 +96,16 @@ class PermutohedralLattice:
         _check("values", values, self.num_points)
         if is_decomposed():
             return _splat_reference(
-                values, self.splat_weights, self.corners, self.order, self.starts
+                values, self.splat_weights, self.corners, self.order, self.starts, self.turns
             )
         out: Tensor = _permutohedral_splat(
-            values, self.splat_weights, self.corners, self.order, self.starts, chosen_backend()
+            values,
+            self.splat_weights,
+            self.corners,
+            self.order,
+            self.starts,
+            self.turns,
+            chosen_backend(),
         )
         return out
 
@@ -166,6 +180,7 @@ class PermutohedralLattice:
             self.corners,
             self.order,
             self.starts,
+            self.turns,
             scale,
             start,
             chosen_backend(),
@@ -298,31 +313,52 @@ def _build(features: Tensor) -> PermutohedralLattice:
         layout = key_layout(list(zip(least, greatest, strict=True)))
         keys, weights = _permutohedral_embed(features, layout.lows, layout.units, chosen_backend())
         ordered, order = keys.flatten().sort(stable=True)
-        vertices, vertex_of, counts = ordered.unique_consecutive(
-            return_inverse=True, return_counts=True
-        )
+        vertices, vertex_of = ordered.unique_consecutive(return_inverse=True)
         corners = torch.empty_like(vertex_of).scatter_(0, order, vertex_of)
+        starts, turns = _tree(vertex_of, order % features.shape[1] // STRETCH)
         return PermutohedralLattice(
             splat_weights=weights,
             slice_weights=weights,
             corners=corners.view(keys.shape).int(),
             order=order.int(),
-            starts=_tree(counts),
+            starts=starts,
+            turns=turns,
             neighbours=_neighbours(vertices, layout.steps()),
         )
 
 
-def _tree(counts: Tensor) -> list[Tensor]:
-    """Where the sums start that add up runs of `counts` items, at most `FAN_IN` in each."""
-    levels = []
-    while int(counts.max()) > FAN_IN:
-        parts = (counts + FAN_IN - 1) // FAN_IN
-        of_run, of_part = _offsets(counts), _offsets(parts)
-        run = torch.repeat_interleave(parts)
-        part = torch.arange(len(run), device=run.device) - of_part[run]
-        levels.append(torch.cat([of_run[run] + FAN_IN * part, of_run[-1:]]).int())
-        counts = parts
-    return [*levels, _offsets(counts).int()]
+def _tree(vertex_of: Tensor, stretch_of: Tensor) -> tuple[list[Tensor], Tensor]:
+    """How a splat adds up, as `PermutohedralLattice` says it: its starts and its turns.
+
+    Args:
+        vertex_of: ((d + 1) N) int64, the vertex of each corner, which do not fall.
+        stretch_of: the stretch of points that it belongs to; of one vertex they do not fall.
+    """
+    stretches = stretch_of.amax() + 1
+    both = vertex_of * stretches + stretch_of
+    runs, counts = torch.unique_consecutive(both, return_counts=True)
+    first, parts = _split(counts)
+    turns = (runs % stretches).repeat_interleave(parts).argsort(stable=True)
+    of_vertex = torch.unique_consecutive(runs // stretches, return_counts=True)[1]
+    counts = _offsets(parts)[_offsets(of_vertex)].diff()
+    levels = [first]
+    while int(counts.max()) > 1:
+        starts, counts = _split(counts)
+        levels.append(starts)
+    return [level.int() for level in levels], turns.int()
+
+
+def _split(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Splits runs of `counts` items into parts of at most `FAN_IN`.
+
+    Returns:
+        Where each part starts and the last one ends, and how many parts each run has.
+    """
+    parts = (counts + FAN_IN - 1) // FAN_IN
+    of_run, of_part = _offsets(counts), _offsets(parts)
+    run = torch.repeat_interleave(parts)
+    part = torch.arange(len(run), device=run.device) - of_part[run]
+    return torch.cat([of_run[run] + FAN_IN * part, of_run[-1:]]), parts
 
 
 def _offsets(counts: Tensor) -> Tensor:
@@ -376,7 +412,12 @@ def _permutohedral_embed(
 
 
 def _splat_torch(
-    values: Tensor, weights: Tensor, corners: Tensor, order: Tensor, starts: list[Tensor]
+    values: Tensor,
+    weights: Tensor,
+    corners: Tensor,
+    order: Tensor,
+    starts: list[Tensor],
+    turns: Tensor,
 ) -> Tensor:
     points, channels = values.shape
     sums = values.to(_accumulator(values))[order % points] * weights.flatten()[order, None]
@@ -386,18 +427,28 @@ def _splat_torch(
 
 
 def _splat_reference(
-    values: Tensor, weights: Tensor, corners: Tensor, order: Tensor, starts: list[Tensor]
+    values: Tensor,
+    weights: Tensor,
+    corners: Tensor,
+    order: Tensor,
+    starts: list[Tensor],
+    turns: Tensor,
 ) -> Tensor:
     count = len(starts[-1]) - 1
     return reference.permutohedral_splat(values.to(_accumulator(values)), weights, corners, count)
 
 
 def _splat_triton(
-    values: Tensor, weights: Tensor, corners: Tensor, order: Tensor, starts: list[Tensor]
+    values: Tensor,
+    weights: Tensor,
+    corners: Tensor,
+    order: Tensor,
+    starts: list[Tensor],
+    turns: Tensor,
 ) -> Tensor:
     from fastseg.kernels import permutohedral_lattice as kernels
 
-    return kernels.splat(values, weights, order, starts)
+    return kernels.splat(values, weights, order, starts, turns)
 
 
 def _accumulator(values: Tensor) -> torch.dtype:
@@ -414,6 +465,7 @@ def _permutohedral_splat(
     corners: Tensor,
     order: Tensor,
     starts: list[Tensor],
+    turns: Tensor,
     backend: str,
 ) -> Tensor:
     shape = (starts[-1].shape[0] - 1, values.shape[1])
@@ -421,15 +473,17 @@ def _permutohedral_splat(
 
 
 def _splat_context(ctx: Any, inputs: Any, output: Any) -> None:
-    values, weights, corners, order, starts, ctx.backend = inputs
+    values, weights, corners, order, starts, turns, ctx.backend = inputs
     ctx.dtype = values.dtype
-    ctx.save_for_backward(weights, corners, order, *starts)
+    ctx.save_for_backward(weights, corners, order, turns, *starts)
 
 
 def _splat_backward(ctx: Any, grad: Tensor) -> Any:
-    weights, corners, order, *starts = ctx.saved_tensors
-    back = _permutohedral_slice(grad, weights, corners, order, starts, 1.0, None, ctx.backend)
-    return back.to(ctx.dtype), None, None, None, [None] * len(starts), None
+    weights, corners, order, turns, *starts = ctx.saved_tensors
+    back = _permutohedral_slice(
+        grad, weights, corners, order, starts, turns, 1.0, None, ctx.backend
+    )
+    return back.to(ctx.dtype), None, None, None, [None] * len(starts), None, None
 
 
 _permutohedral_splat.register_autograd(_splat_backward, setup_context=_splat_context)
@@ -475,6 +529,7 @@ def _slice_reference(
     corners: Tensor,
     order: Tensor,
     starts: list[Tensor],
+    turns: Tensor,
     scale: float,
     start: Tensor | None,
 ) -> Tensor:
@@ -487,6 +542,7 @@ def _slice_triton(
     corners: Tensor,
     order: Tensor,
     starts: list[Tensor],
+    turns: Tensor,
     scale: float,
     start: Tensor | None,
 ) -> Tensor:
@@ -505,6 +561,7 @@ def _permutohedral_slice(
     corners: Tensor,
     order: Tensor,
     starts: list[Tensor],
+    turns: Tensor,
     scale: float,
     start: Tensor | None,
     backend: str,
@@ -513,16 +570,18 @@ def _permutohedral_slice(
 
 
 def _slice_context(ctx: Any, inputs: Any, output: Any) -> None:
-    _, weights, corners, order, starts, ctx.scale, start, ctx.backend = inputs
+    _, weights, corners, order, starts, turns, ctx.scale, start, ctx.backend = inputs
     ctx.has_start = start is not None
-    ctx.save_for_backward(weights, corners, order, *starts)
+    ctx.save_for_backward(weights, corners, order, turns, *starts)
 
 
 def _slice_backward(ctx: Any, grad: Tensor) -> Any:
-    weights, corners, order, *starts = ctx.saved_tensors
-    back = _permutohedral_splat(grad * ctx.scale, weights, corners, order, starts, ctx.backend)
+    weights, corners, order, turns, *starts = ctx.saved_tensors
+    back = _permutohedral_splat(
+        grad * ctx.scale, weights, corners, order, starts, turns, ctx.backend
+    )
     d_start = grad if ctx.has_start else None
-    return back, None, None, None, [None] * len(starts), None, d_start, None
+    return back, None, None, None, [None] * len(starts), None, None, d_start, None
 
 
 _permutohedral_slice.register_autograd(_slice_backward, setup_context=_slice_context)

@@ -54,7 +54,7 @@ pub fn jaccard_slopes(
     if size == 0 {
         return Ok(());
     }
-    if row == 0 || size % row != 0 {
+    if !size.is_multiple_of(row) {
         return Err(LovaszError::Size);
     }
     slopes
@@ -160,11 +160,8 @@ struct Digit {
 }
 
 /// What the passes of the sort look at, one after the other.
-const DIGITS: [Digit; 3] = [
-    Digit { shift: 32, bits: 11 },
-    Digit { shift: 43, bits: 11 },
-    Digit { shift: 54, bits: 10 },
-];
+const DIGITS: [Digit; 3] =
+    [Digit { shift: 32, bits: 11 }, Digit { shift: 43, bits: 11 }, Digit { shift: 54, bits: 10 }];
 
 impl Digit {
     fn of(self, pair: u64) -> usize {
