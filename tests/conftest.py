@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,11 @@ if PROCESSES > 1:
 
 # Triton reads it when first imported; `make test-gpu` sets 0, everything else interprets kernels.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A shell has what it runs in the background ignore interrupts, and all that this starts: a test
+# that interrupts a long computation would wait for its end.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 
