@@ -40,6 +40,19 @@ def test_shortcuts_change_nothing(name: str, options: dict[str, Any]) -> None:
             assert torch.allclose(model(image), expected, atol=1e-9)
 
 
+@pytest.mark.parametrize(("side", "layout"), [(64, "the caller's"), (368, "channels last")])
+def test_small_batches_are_trained_in_the_callers_layout(side: int, layout: str) -> None:
+    model = fastseg.create_model("unet_padded", num_classes=2, widths=[2, 4])
+    seen: list[bool] = []
+    model.down[0].register_forward_hook(lambda _, __, maps: seen.append(maps.is_contiguous()))
+    image = picture(1, side, side)
+    model(image)
+    model(image.to(memory_format=torch.channels_last))
+    with torch.inference_mode():
+        model.eval()(image)
+    assert seen == [layout == "the caller's", False, False]
+
+
 # FCN
 
 

@@ -15,6 +15,10 @@ from fastseg.errors import DtypeError, ParameterError, ShapeError
 from fastseg.layers.checkpointing import checkpointed
 from fastseg.models import _saving
 
+# Pixels of a batch from which on channels innermost make training faster. With fewer, it takes
+# longer to bring the gradients back into the order of the weights.
+_TRAINED_PIXELS = 2**17
+
 
 class SegmentationOutput(NamedTuple):
     """What a model with auxiliary heads returns while it trains.
@@ -296,9 +300,12 @@ class SegmentationModel(nn.Module):
 def _channels_last(image: Tensor) -> Tensor:
     """The picture with its channels innermost, the layout that convolutions on a CPU are fast in.
 
-    What a convolution makes of it has the same layout, and so have all maps after it.
+    What a convolution makes of it has the same layout, and so have all maps after it. Where there
+    is little to gain by that in training, the layout is left to the caller.
     """
     if image.device.type != "cpu" or torch.compiler.is_compiling():
+        return image
+    if torch.is_grad_enabled() and image[:, 0].numel() < _TRAINED_PIXELS:
         return image
     # With one channel both layouts are the same but for their strides, which decide what follows.
     channels, height, width = image.shape[1:]
