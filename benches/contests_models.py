@@ -23,7 +23,8 @@ PUBLIC_WAY = "the public way"
 
 
 @cache
-def _model(name: str, num_classes: int, **options: Any) -> Any:
+def built(name: str, num_classes: int, **options: Any) -> Any:
+    """Fastseg's model in evaluation, with random weights."""
     import torch
 
     import fastseg
@@ -81,7 +82,7 @@ def _contest(
     """A model, and by the rivals' names what makes each of them from it."""
 
     def ours() -> Any:
-        return _model(model, num_classes, **options)
+        return built(model, num_classes, **options)
 
     def rival(name: str, make: Callable[[Any], Callable[[Any], Any]]) -> Contender:
         requires = "torch" if name == PUBLIC_WAY else name
@@ -97,7 +98,9 @@ def _contest(
     )
 
 
-def _torchvision(name: str) -> Callable[[Any], Any]:
+def torchvision(name: str) -> Callable[[Any], Any]:
+    """Makes torchvision's network of one of ours."""
+
     def make(ours: Any) -> Any:
         from torchvision.models import segmentation
 
@@ -108,7 +111,8 @@ def _torchvision(name: str) -> Callable[[Any], Any]:
     return make
 
 
-def _smp_unet(ours: Any) -> Any:
+def smp_unet(ours: Any) -> Any:
+    """The U-Net of segmentation_models_pytorch on a ResNet-34."""
     import segmentation_models_pytorch as smp
 
     from fastseg.checkpoints import public_unets
@@ -138,7 +142,7 @@ def _smp_deeplab_v3(ours: Any) -> Any:
     return theirs
 
 
-def _monai_unet(ours: Any) -> Any:
+def monai_unet(ours: Any) -> Any:
     """MONAI's U-Net of these widths; its last level enlarges to twice the channels."""
     from monai.networks.nets import BasicUNet
 
@@ -149,7 +153,7 @@ def _monai_unet(ours: Any) -> Any:
     return theirs
 
 
-def _monai_unetpp(ours: Any) -> Any:
+def monai_unetpp(ours: Any) -> Any:
     """MONAI's U-Net++ of these widths; its top row enlarges to twice the channels."""
     from monai.networks.nets import BasicUNetPlusPlus
 
@@ -188,7 +192,8 @@ def _copy_in_order(ours: Any, theirs: Any) -> None:
                     tensor[tuple(slice(size) for size in own[name].shape)] = own[name]
 
 
-def _field_unet(ours: Any) -> Any:
+def field_unet(ours: Any) -> Any:
+    """The padded U-Net as most public code writes it."""
     from fastseg.checkpoints import public_unets
     from references.field_unet import FieldUNet
 
@@ -200,7 +205,9 @@ def _field_unet(ours: Any) -> Any:
     return theirs
 
 
-def _plain(name: str) -> Callable[[Any], Callable[[Any], Any]]:
+def plain(name: str) -> Callable[[Any], Callable[[Any], Any]]:
+    """Makes the plain version of one of ours: a function of a picture."""
+
     def make(ours: Any) -> Callable[[Any], Any]:
         from references import plain_models
 
@@ -215,19 +222,19 @@ _SMALL_VIT: dict[str, Any] = {"encoder": "vit_small_patch16_384", "image_size": 
 SMP = "segmentation_models_pytorch"
 
 CONTESTS = [
-    _contest("fcn_resnet50", 21, {"torchvision": _torchvision("fcn_resnet50")}),
+    _contest("fcn_resnet50", 21, {"torchvision": torchvision("fcn_resnet50")}),
     _contest(
         "deeplab_v3",
         21,
-        {"torchvision": _torchvision("deeplabv3_resnet50"), SMP: _smp_deeplab_v3},
+        {"torchvision": torchvision("deeplabv3_resnet50"), SMP: _smp_deeplab_v3},
     ),
-    _contest("unet_padded", 2, {SMP: _smp_unet}, label="unet_resnet34", encoder="resnet34"),
-    _contest("unet_padded", 2, {PUBLIC_WAY: _field_unet, "monai": _monai_unet}),
-    _contest("unetpp", 1, {PUBLIC_WAY: _plain("unetpp")}),
-    _contest("unetpp", 1, {"monai": _monai_unetpp}, label="unetpp_transposed", up="transposed"),
-    _contest("unet3p", 1, {PUBLIC_WAY: _plain("unet3p")}),
-    _contest("segnet", 12, {PUBLIC_WAY: _plain("segnet")}),
-    _contest("deeplab_v3plus", 21, {PUBLIC_WAY: _plain("deeplab_v3plus")}, encoder="resnet50"),
-    _contest("setr_pup", 150, {PUBLIC_WAY: _plain("setr_pup")}, **_SMALL_VIT),
-    _contest("setr_mla", 150, {PUBLIC_WAY: _plain("setr_mla")}, **_SMALL_VIT),
+    _contest("unet_padded", 2, {SMP: smp_unet}, label="unet_resnet34", encoder="resnet34"),
+    _contest("unet_padded", 2, {PUBLIC_WAY: field_unet, "monai": monai_unet}),
+    _contest("unetpp", 1, {PUBLIC_WAY: plain("unetpp")}),
+    _contest("unetpp", 1, {"monai": monai_unetpp}, label="unetpp_transposed", up="transposed"),
+    _contest("unet3p", 1, {PUBLIC_WAY: plain("unet3p")}),
+    _contest("segnet", 12, {PUBLIC_WAY: plain("segnet")}),
+    _contest("deeplab_v3plus", 21, {PUBLIC_WAY: plain("deeplab_v3plus")}, encoder="resnet50"),
+    _contest("setr_pup", 150, {PUBLIC_WAY: plain("setr_pup")}, **_SMALL_VIT),
+    _contest("setr_mla", 150, {PUBLIC_WAY: plain("setr_mla")}, **_SMALL_VIT),
 ]
