@@ -1,7 +1,8 @@
-"""The Rust engine, where it is built, and tensors as it takes them: flat views."""
+"""The Rust engine, where it is built, which tensors it takes, and how: as flat views."""
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -14,7 +15,7 @@ else:
     except ImportError:
         engine = None
 
-__all__ = ["engine", "flat", "flats"]
+__all__ = ["engine", "engine_problem", "flat", "flats"]
 
 
 def flat(tensor: Tensor) -> NDArray[Any]:
@@ -25,3 +26,15 @@ def flat(tensor: Tensor) -> NDArray[Any]:
 def flats(tensors: list[Tensor]) -> list[NDArray[Any]]:
     """The same for many."""
     return [flat(tensor) for tensor in tensors]
+
+
+def engine_problem(tensors: list[Tensor]) -> str | None:
+    """Why the engine cannot take tensors, which are to be float32 on a CPU; None if it can."""
+    if engine is None:
+        return "no engine: fastseg._rust is not built"
+    for tensor in tensors:
+        if tensor.device.type != "cpu":
+            return f"one on {tensor.device}"
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            return str(tensor.dtype)
+    return None

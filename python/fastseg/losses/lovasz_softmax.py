@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastseg._checks import one_of, switch
-from fastseg._engine import engine, flat
+from fastseg._engine import engine, engine_problem, flat
 from fastseg.losses import _pixels
 from fastseg.losses._module import LossModule
 from fastseg.losses._region import Absent
@@ -107,11 +107,9 @@ def _slopes(errors: Tensor, truth: Tensor) -> Tensor:
 
 
 def _engine_takes(errors: Tensor) -> bool:
-    if engine is None or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
-    if torch._C._are_functorch_transforms_active() or errors.shape[2] >= 2**31 - 1:
-        return False
-    return errors.device.type == "cpu" and errors.dtype == torch.float32
+    return errors.shape[2] < 2**31 and engine_problem([errors]) is None
 
 
 def _sorted_slopes(errors: Tensor, truth: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastseg._engine import engine
+from fastseg._engine import engine_problem
 from fastseg.errors import BackendError, ParameterError
 
 BACKENDS = ("reference", "torch", "rust", "triton")
@@ -114,14 +114,14 @@ def implementation(
         BackendError: the backend was asked for by name and cannot run.
     """
     if backend == "":
-        fits = "rust" in table and _engine_problem(tensors) is None
+        fits = "rust" in table and engine_problem(tensors) is None
         return table["rust" if fits else "torch"]
     if backend not in table:
         raise BackendError(
             f"{operation}: there is no {backend} backend; there are {', '.join(sorted(table))}"
         )
     if backend == "rust":
-        problem = _engine_problem(tensors)
+        problem = engine_problem(tensors)
         if problem:
             raise BackendError(
                 f"{operation}: the rust backend takes float32 tensors on a CPU, got {problem}; "
@@ -206,14 +206,3 @@ def _interprets() -> bool:
     from triton import knobs
 
     return bool(knobs.runtime.interpret)
-
-
-def _engine_problem(tensors: list[Tensor]) -> str | None:
-    if engine is None:
-        return "no engine: fastseg._rust is not built"
-    for tensor in tensors:
-        if tensor.device.type != "cpu":
-            return f"one on {tensor.device}"
-        if tensor.is_floating_point() and tensor.dtype != torch.float32:
-            return str(tensor.dtype)
-    return None
