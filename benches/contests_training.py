@@ -1,7 +1,7 @@
 """Models in training: a step forward and back over two pictures of 128×128, without an optimizer.
 
-All contenders of a contest start with the same weights, and their losses agree before they are
-timed.
+All contenders of a contest start with the same weights. Their losses, and gradients of the
+pictures, agree before they are timed.
 """
 
 from __future__ import annotations
@@ -30,18 +30,24 @@ def _contender(name: str, make: Callable[[], Any], requires: str) -> Contender:
         import torch
 
         torch.manual_seed(0)  # dropout
-        output = network(image)
+        leaf = image.detach().requires_grad_()
+        output = network(leaf)
         logits = output["out"] if isinstance(output, dict) else output
         loss = logits.square().mean()
         loss.backward()
-        return loss.detach().numpy()
+        return loss.detach().numpy(), leaf.grad.numpy()
 
     return Contender(name, run, prepare=lambda image: (network(), image), requires=(requires,))
 
 
 def _agree(ours: Any, theirs: Any) -> None:
-    if not np.allclose(ours, theirs, rtol=1e-3):
-        raise DisagreementError(f"losses {float(ours):.6g} and {float(theirs):.6g}")
+    (loss, gradient), (their_loss, their_gradient) = ours, theirs
+    if not np.allclose(loss, their_loss, rtol=1e-3):
+        raise DisagreementError(f"losses {float(loss):.6g} and {float(their_loss):.6g}")
+    # The mean: rounding turns a ReLU or a maximum here and there.
+    apart = np.abs(gradient - their_gradient).mean() / np.abs(their_gradient).mean()
+    if not apart < 1e-2:
+        raise DisagreementError(f"gradients {apart:.1e} of their mean apart")
 
 
 def _contest(
